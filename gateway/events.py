@@ -1,0 +1,764 @@
+"""The vocabulary: what happened (events), what we ask for (commands), what we report (facts).
+
+Events are past tense, commands imperative. Every number carries its unit in its name. Nothing here
+imports anything of the gateway, so every room can speak these words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Encoding = Literal["pcm", "ulaw", "alaw"]
+Direction = Literal["up", "down"]
+Side = Literal["provider", "realtime"]
+Result = Literal["success", "client_error", "server_error", "upstream_error", "indeterminate"]
+Reason = Literal[
+    "caller_hangup",
+    "agent_hangup",
+    "transfer",
+    "max_duration",
+    "idle_timeout",
+    "provider_error",
+    "provider_lost",
+    "protocol_error",
+    "realtime_unavailable",
+    "realtime_error",
+    "auth_rejected",
+    "overload",
+    "drain",
+    "internal_error",
+]
+
+# Who is to blame for each way a call can end; the label pair of gateway_calls_ended_total.
+RESULTS: Mapping[Reason, Result] = {
+    "caller_hangup": "success",
+    "agent_hangup": "success",
+    "transfer": "success",
+    "max_duration": "success",
+    "idle_timeout": "success",
+    "drain": "success",
+    "provider_error": "upstream_error",
+    "provider_lost": "indeterminate",
+    "protocol_error": "client_error",
+    "realtime_unavailable": "upstream_error",
+    "realtime_error": "upstream_error",
+    "auth_rejected": "client_error",
+    "overload": "server_error",
+    "internal_error": "server_error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """How a call ended: the reason, and who is to blame for it."""
+
+    reason: Reason
+
+    @property
+    def result(self) -> Result:
+        """The party to blame."""
+        return RESULTS[self.reason]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFormat:
+    """One channel of audio on a wire: "pcm" is 16-bit little-endian linear, G.711 is 8-bit."""
+
+    encoding: Encoding
+    rate_hz: int
+
+    @property
+    def bytes_per_ms(self) -> int:
+        """Wire bytes in one millisecond."""
+        return self.rate_hz // 1000 * (2 if self.encoding == "pcm" else 1)
+
+
+ULAW_8K = AudioFormat("ulaw", 8000)
+ALAW_8K = AudioFormat("alaw", 8000)
+PCM_24K = AudioFormat("pcm", 24000)
+
+# ------------------------------------------------------------- events: both links
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRejected:
+    """A message of a peer was unknown, malformed or out of place; the call goes on without it.
+
+    ``kind`` comes from a closed set (it is a metric label): bad_json, bad_base64, bad_message,
+    unknown_event, out_of_state, duplicate_start, duplicate, empty, media_format, too_big.
+    ``detail`` is for a debug log only and is already shortened.
+    """
+
+    kind: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkClosed:
+    """The socket is gone. ``code`` is the WebSocket close code, 1006 when there was none."""
+
+    code: int
+    reason: str = ""
+
+
+# ------------------------------------------------------------- events: provider link
+
+
+@dataclass(frozen=True, slots=True)
+class CallStarted:
+    """The provider's stream is up: who calls whom, and which audio goes each way."""
+
+    provider_call_id: str
+    stream_id: str
+    audio_in: AudioFormat
+    audio_out: AudioFormat
+    from_number: str = ""
+    to_number: str = ""
+    token: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioReceived:
+    """Caller audio as it came, in the format of ``CallStarted.audio_in``; any length above 0."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AudioLost:
+    """The provider's counters say that this much caller audio never arrived."""
+
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class MarkReached:
+    """The phone has played everything that was sent before the mark of this name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlayoutReported:
+    """Answer to ``QueryPlayout``: this much audio the provider still held when it was asked."""
+
+    queued_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlayoutPaused:
+    """The provider's queue is full (XOFF): send no audio until ``PlayoutResumed``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlayoutResumed:
+    """The provider takes audio again (XON)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DtmfReceived:
+    """The caller pressed one key: 0-9, *, #, A-D."""
+
+    digit: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStopped:
+    """The provider says the stream ended in good order: the caller hung up."""
+
+
+# ------------------------------------------------------------- events: realtime link
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeConnected:
+    """The socket to the model is open. ``duration_s`` is what dialling took."""
+
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeRefused:
+    """Dialling failed. ``result`` is a label: refused, timeout, dns, tls, token, 400, 401, 403, 404, 429, 5xx, breaker."""
+
+    result: str
+    can_retry: bool
+    retry_after_s: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCreated:
+    """The model greets: first message of every session. ``expires_at`` is unix seconds, 0 if unsaid."""
+
+    session_id: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUpdated:
+    """Our session options are in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """VAD: the caller began to speak. Milliseconds count audio appended since session start."""
+
+    item_id: str
+    audio_start_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """VAD: the caller's turn is over (the silence window is already included)."""
+
+    item_id: str
+    audio_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseStarted:
+    """The model began an answer."""
+
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AudioDelta:
+    """Agent audio in the session's output format, faster than real time, any length."""
+
+    response_id: str
+    item_id: str
+    content_index: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AudioDone:
+    """No more audio comes for this item."""
+
+    response_id: str
+    item_id: str
+    content_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTranscriptDelta:
+    """A piece of what the agent says (spoken) or, with ``is_text``, of a text-only answer."""
+
+    response_id: str
+    item_id: str
+    text: str
+    is_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AgentTranscribed:
+    """All words of one item of the agent."""
+
+    response_id: str
+    item_id: str
+    text: str
+    is_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallerTranscribed:
+    """The caller's words of one turn; comes at any later time, or never."""
+
+    item_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCalled:
+    """The model calls a tool. ``arguments`` is the JSON text as the model wrote it, unchecked."""
+
+    response_id: str
+    item_id: str
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one response; cached tokens are a part of the input tokens."""
+
+    input_text: int = 0
+    input_audio: int = 0
+    input_cached_text: int = 0
+    input_cached_audio: int = 0
+    output_text: int = 0
+    output_audio: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseDone:
+    """An answer is complete: status is completed, cancelled, failed or incomplete.
+
+    ``reason`` is the reason of a cancelled or incomplete one, or the error code of a failed one.
+    """
+
+    response_id: str
+    status: str
+    reason: str = ""
+    detail: str = ""
+    retry_after_s: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTruncated:
+    """The model now remembers only this much of the item."""
+
+    item_id: str
+    audio_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitReported:
+    """What is left of one rate limit ("tokens", "requests")."""
+
+    name: str
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+Severity = Literal["ignore", "warn", "busy", "retry", "expired", "fatal"]
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeError:
+    """An ``error`` event. ``code`` comes from a closed set, ``other`` for the rest.
+
+    severity: ignore (a race we expected), warn (something is wrong, the call goes on), busy (a
+    response is already active), retry (the service failed), expired (session limit), fatal.
+    """
+
+    code: str
+    severity: Severity
+    message: str = ""
+    event_id: str = ""
+    param: str = ""
+
+
+# ------------------------------------------------------------- commands: provider link
+
+
+@dataclass(frozen=True, slots=True)
+class PlayAudio:
+    """Queue this payload for playing, in the format of ``CallStarted.audio_out``."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendMark:
+    """Tell us when everything sent so far has been played. Names are at most 16 characters."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClearAudio:
+    """Drop all audio the provider still holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPlayout:
+    """Ask how much audio the provider holds; only where ``Capabilities.status`` says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class HangUp:
+    """End the phone call, in band where the protocol can; else see ``Provider.hang_up``."""
+
+
+# ------------------------------------------------------------- commands: realtime link
+
+
+@dataclass(frozen=True, slots=True)
+class TurnDetection:
+    """Who decides when a turn ends. A field that does not belong to ``kind`` is not sent."""
+
+    kind: Literal["server_vad", "semantic_vad", "none"] = "server_vad"
+    threshold: float = 0.5
+    prefix_padding_ms: int = 300
+    silence_duration_ms: int = 500
+    idle_timeout_ms: int | None = None
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """Everything we set on a session; all of it is sent explicitly.
+
+    ``temperature`` (0.6-1.2) exists in the preview dialect only, ``speed`` (0.25-1.5) in GA only.
+    """
+
+    instructions: str = ""
+    voice: str = "marin"
+    temperature: float = 0.8
+    speed: float = 1.0
+    audio: AudioFormat = PCM_24K
+    turn_detection: TurnDetection = field(default_factory=TurnDetection)
+    transcription_model: str = ""
+    transcription_language: str = ""
+    noise_reduction: Literal["", "near_field", "far_field"] = ""
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DialRealtime:
+    """Open the line to the model after ``delay_s``, giving up ``timeout_s`` after that."""
+
+    delay_s: float
+    timeout_s: float
+    with_fresh_token: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CloseRealtime:
+    """Close the line to the model; what it still sends is not wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureSession:
+    """Set the session's options."""
+
+    options: SessionOptions
+
+
+@dataclass(frozen=True, slots=True)
+class AppendAudio:
+    """Caller audio in the session's input format."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CommitInput:
+    """End the caller's turn by hand (turn detection "none")."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddMessage:
+    """Put a text message into the conversation: DTMF digits, or history after a reconnect."""
+
+    role: Literal["user", "assistant", "system"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateResponse:
+    """Ask for an answer. ``instructions`` replace the session's for this one; "" keeps them."""
+
+    instructions: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelResponse:
+    """Stop generating."""
+
+    response_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TruncateItem:
+    """Make the model forget what the caller did not hear of an item."""
+
+    item_id: str
+    content_index: int
+    audio_end_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendFunctionOutput:
+    """Answer a tool call; ``output`` is text, usually JSON."""
+
+    call_id: str
+    output: str
+
+
+ProviderEvent = (
+    CallStarted
+    | AudioReceived
+    | AudioLost
+    | MarkReached
+    | PlayoutReported
+    | PlayoutPaused
+    | PlayoutResumed
+    | DtmfReceived
+    | CallStopped
+    | MessageRejected
+    | LinkClosed
+)
+RealtimeEvent = (
+    RealtimeConnected
+    | RealtimeRefused
+    | SessionCreated
+    | SessionUpdated
+    | SpeechStarted
+    | SpeechStopped
+    | ResponseStarted
+    | AudioDelta
+    | AudioDone
+    | AgentTranscriptDelta
+    | AgentTranscribed
+    | CallerTranscribed
+    | FunctionCalled
+    | ResponseDone
+    | ItemTruncated
+    | RateLimitReported
+    | RealtimeError
+    | MessageRejected
+    | LinkClosed
+)
+ProviderCommand = PlayAudio | SendMark | ClearAudio | QueryPlayout | HangUp
+RealtimeCommand = (
+    DialRealtime
+    | CloseRealtime
+    | ConfigureSession
+    | AppendAudio
+    | CommitInput
+    | AddMessage
+    | CreateResponse
+    | CancelResponse
+    | TruncateItem
+    | SendFunctionOutput
+)
+
+# ------------------------------------------------------------- facts: what observers are told
+
+
+@dataclass(frozen=True, slots=True)
+class CallBegan:
+    """A valid start was admitted: from here on the call ends in exactly one ``CallEnded``."""
+
+    provider: str
+    agent: str
+    provider_call_id: str
+    from_number: str
+    to_number: str
+    audio_in: AudioFormat
+    audio_out: AudioFormat
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeDialled:
+    """One attempt to reach the model ended; ``result`` is "ok" or one of ``RealtimeRefused``."""
+
+    result: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeLost:
+    """A session that was open closed; ``is_expected`` when we closed it ourselves."""
+
+    code: int
+    open_s: float
+    is_expected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeReconnected:
+    """The conversation goes on over a new session."""
+
+    gap_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallReady:
+    """The session took our options: the conversation can start. Measured from the start message."""
+
+    setup_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AudioCounted:
+    """This much audio was carried since the last such fact (about once a second)."""
+
+    direction: Direction
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class AudioDropped:
+    """This much audio did not get through. reason: gap, overflow, cancelled, unheard, slow_consumer, ended, not_ready."""
+
+    direction: Direction
+    reason: str
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class RelayMeasured:
+    """What the gateway added to one message: from its arrival to the end of our send."""
+
+    direction: Direction
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAudioSent:
+    """The caller's first sound from the agent left, this long after the start message."""
+
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnAnswered:
+    """From the end of the caller's speech (as the model saw it) to our first audio out."""
+
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTimedOut:
+    """The model owed an answer and gave none; ``is_final`` when we gave up on the session."""
+
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BargedIn:
+    """The caller interrupted: ``clear_s`` from hearing of it to our clear being written."""
+
+    clear_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BargeInConfirmed:
+    """The provider acknowledged the clear: at most this much was heard after the speech start."""
+
+    heard_after_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPlayed:
+    """The account of one item of agent speech is closed: what came, what was heard of it."""
+
+    item_id: str
+    received_ms: float
+    heard_ms: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallerSpoke:
+    """What the caller said in one turn."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DtmfEntered:
+    """The caller pressed a key (the digit itself is nobody's business)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """A tool call was answered. result: ok, unknown, invalid."""
+
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokensUsed:
+    """Tokens of one response."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RealtimeErrorSeen:
+    """An error event or a failed response, by code."""
+
+    code: str
+    severity: Severity
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitSeen:
+    """What the service says is left."""
+
+    name: str
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRejected:
+    """A message of a peer was dropped."""
+
+    side: Side
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarksLost:
+    """The provider stopped echoing marks; from now on the clock is all we have."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPlayed:
+    """The caller hears a local recording instead of the model: apology, filler, goodbye."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The call moved on in one of its two state tables."""
+
+    machine: Literal["lifecycle", "turn"]
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """The one record of an accepted call."""
+
+    termination: Termination
+    duration_s: float
+    turns: int
+    barge_ins: int
+    received_ms: float
+    heard_ms: float
+    detail: str = ""
+
+
+Fact = (
+    CallBegan
+    | RealtimeDialled
+    | RealtimeLost
+    | RealtimeReconnected
+    | CallReady
+    | AudioCounted
+    | AudioDropped
+    | RelayMeasured
+    | FirstAudioSent
+    | TurnAnswered
+    | TurnTimedOut
+    | BargedIn
+    | BargeInConfirmed
+    | ItemPlayed
+    | CallerSpoke
+    | DtmfEntered
+    | ToolCalled
+    | TokensUsed
+    | RealtimeErrorSeen
+    | RateLimitSeen
+    | FrameRejected
+    | MarksLost
+    | PromptPlayed
+    | StateChanged
+    | CallEnded
+)

@@ -180,7 +180,10 @@ class RealtimeConnected:
 
 @dataclass(frozen=True, slots=True)
 class RealtimeRefused:
-    """Dialling failed. ``result`` is a label: refused, timeout, dns, tls, token, 400, 401, 403, 404, 429, 5xx, breaker."""
+    """Dialling failed.
+
+    ``result`` is a label: refused, timeout, dns, tls, token, 400, 401, 403, 404, 429, 5xx, breaker.
+    """
 
     result: str
     can_retry: bool
@@ -190,7 +193,7 @@ class RealtimeRefused:
 
 @dataclass(frozen=True, slots=True)
 class SessionCreated:
-    """The model greets: first message of every session. ``expires_at`` is unix seconds, 0 if unsaid."""
+    """The first message of every session. ``expires_at`` is unix seconds, 0 if unsaid."""
 
     session_id: str
     expires_at: float
@@ -346,6 +349,9 @@ class RealtimeError:
 
 
 # ------------------------------------------------------------- commands: provider link
+#
+# ``asked_at`` is the moment of the message that caused a command, on the call's clock, so that the
+# driver can measure what the gateway added; 0 = nothing to measure.
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +359,7 @@ class PlayAudio:
     """Queue this payload for playing, in the format of ``CallStarted.audio_out``."""
 
     payload: bytes
+    asked_at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +372,8 @@ class SendMark:
 @dataclass(frozen=True, slots=True)
 class ClearAudio:
     """Drop all audio the provider still holds."""
+
+    asked_at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +448,7 @@ class AppendAudio:
     """Caller audio in the session's input format."""
 
     payload: bytes
+    asked_at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -590,7 +600,11 @@ class AudioCounted:
 
 @dataclass(frozen=True, slots=True)
 class AudioDropped:
-    """This much audio did not get through. reason: gap, overflow, cancelled, unheard, slow_consumer, ended, not_ready."""
+    """This much audio did not get through.
+
+    reason: gap (lost before us), overflow (held too long), cancelled (late audio of an answer that
+    was interrupted), unheard (cut by a barge-in before it left), ended (the call was ending).
+    """
 
     direction: Direction
     reason: str

@@ -1,0 +1,84 @@
+"""Which answer of the model is asked for, running, unwanted or still owed.
+
+The service runs one response at a time and says so with an error; a cancel that comes before
+``response.created`` has no effect. Both races are settled here, in one place.
+"""
+
+from gateway.events import CreateResponse
+
+# Tool answers in a row without a sound; a model that goes on is talking to itself.
+TOOL_ROUNDS_LIMIT = 5
+# How often a create that met a running response is sent again without hearing of that response.
+BUSY_LIMIT = 3
+
+
+class Answers:
+    """Keeps track of the one running response."""
+
+    def __init__(self) -> None:
+        self.active = ""
+        self.has_sound = False
+        self.failures = 0
+        self._is_asked = False
+        self._is_unwanted = False
+        self._queued: CreateResponse | None = None
+        self._owes_tool_answer = False
+        self._tool_rounds = 0
+        self._busy = 0
+
+    @property
+    def is_pending(self) -> bool:
+        """An answer is running, asked for or about to be asked for."""
+        return bool(self.active or self._is_asked or self._queued or self._owes_tool_answer)
+
+    def ask(self, command: CreateResponse) -> list[CreateResponse]:
+        """Ask now, or as soon as the running answer is done."""
+        if self.active or self._is_asked:
+            self._queued = command
+            return []
+        self._is_asked = True
+        return [command]
+
+    def refused(self) -> list[CreateResponse]:
+        """A create met a running response: ask again when that is done, or now if it is."""
+        self._is_asked = False
+        self._busy += 1
+        if self._busy > BUSY_LIMIT:
+            return []
+        return self.ask(CreateResponse())
+
+    def started(self, response_id: str) -> bool:
+        """A response began; false when the caller has meanwhile interrupted it."""
+        is_wanted = not (self._is_asked and self._is_unwanted)
+        self._is_asked = self._is_unwanted = False
+        self.active = response_id
+        self.has_sound = False
+        return is_wanted
+
+    def sounded(self) -> None:
+        """The running answer is heard: whatever failed before is forgiven."""
+        self.has_sound = True
+        self.failures = self._tool_rounds = self._busy = 0
+
+    def tool_called(self) -> bool:
+        """A tool call was answered; false when there have been too many in a row."""
+        self._tool_rounds += 1
+        self._owes_tool_answer = self._tool_rounds <= TOOL_ROUNDS_LIMIT
+        return self._owes_tool_answer
+
+    def interrupt(self) -> str:
+        """The caller speaks: nothing is owed any more. Returns the running response, "" if none."""
+        self._is_unwanted = self._is_asked
+        self._queued = None
+        self._owes_tool_answer = False
+        return self.active
+
+    def done(self, response_id: str) -> list[CreateResponse]:
+        """A response is over; returns what is to be asked next."""
+        if self.active in {response_id, ""}:
+            self.active = ""
+        if self.active:
+            return []
+        command = CreateResponse() if self._owes_tool_answer else self._queued
+        self._owes_tool_answer, self._queued = False, None
+        return self.ask(command) if command else []

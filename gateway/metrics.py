@@ -1,0 +1,636 @@
+"""Facts become Prometheus series, with labels from closed sets only.
+
+``Metrics`` holds the series of one registry; ``Metrics.call()`` gives the observer of one call.
+Every labelled series exists from the start at 0, so that ``rate()`` sees the first event, and a
+label value that is in no set becomes "other": peers and callers cannot make series grow. Names and
+buckets follow the service levels: 20 ms of added latency, 1 s to set up, 1.5 s a turn.
+"""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, get_args
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from gateway import __version__
+from gateway.events import (
+    RESULTS,
+    AudioCounted,
+    AudioDropped,
+    BargedIn,
+    BargeInConfirmed,
+    CallBegan,
+    CallEnded,
+    CallerSpoke,
+    CallReady,
+    Direction,
+    DtmfEntered,
+    Fact,
+    FirstAudioSent,
+    FrameRejected,
+    ItemPlayed,
+    MarksLost,
+    PromptPlayed,
+    RateLimitSeen,
+    RealtimeDialled,
+    RealtimeErrorSeen,
+    RealtimeLost,
+    RealtimeReconnected,
+    RelayMeasured,
+    Side,
+    StateChanged,
+    Termination,
+    TokensUsed,
+    ToolCalled,
+    TurnAnswered,
+    TurnTimedOut,
+)
+
+_OTHER = "other"
+_DIRECTIONS = get_args(Direction)
+_SIDES = get_args(Side)
+_DIAL_RESULTS = (
+    "ok",
+    "refused",
+    "timeout",
+    "dns",
+    "tls",
+    "token",
+    "400",
+    "401",
+    "403",
+    "404",
+    "429",
+    "5xx",
+    "breaker",
+    _OTHER,
+)
+_CLOSE_CODES = ("1000", "1001", "1006", "1011", "4000", _OTHER)
+_DROP_REASONS = (
+    "gap",
+    "overflow",
+    "cancelled",
+    "unheard",
+    "slow_consumer",
+    "ended",
+    "not_ready",
+    _OTHER,
+)
+_FRAME_ERRORS = (
+    "bad_json",
+    "bad_base64",
+    "bad_message",
+    "unknown_event",
+    "out_of_state",
+    "duplicate_start",
+    "duplicate",
+    "empty",
+    "media_format",
+    "too_big",
+    _OTHER,
+)
+_ERROR_CODES = (
+    "account_deactivated",
+    "beta_api_shape_disabled",
+    "billing_hard_limit_reached",
+    "conversation_already_has_active_response",
+    "inference_rate_limit_exceeded",
+    "input_audio_buffer_commit_empty",
+    "insufficient_quota",
+    "integer_below_min_value",
+    "invalid_api_key",
+    "invalid_event",
+    "invalid_type",
+    "invalid_value",
+    "item_delete_invalid_item_id",
+    "item_retrieve_invalid_item_id",
+    "item_truncate_invalid_item_id",
+    "missing_required_parameter",
+    "model_not_found",
+    "rate_limit_exceeded",
+    "response_cancel_not_active",
+    "server_error",
+    "session_expired",
+    "transcription_failed",
+    "truncate_beyond_audio",
+    "unknown_parameter",
+    _OTHER,
+)
+_REJECT_STAGES = ("webhook", "handshake", "start", "auth", _OTHER)
+_REJECT_REASONS = (
+    "auth",
+    "bad_request",
+    "capacity",
+    "drain",
+    "fd",
+    "media_format",
+    "memory",
+    "not_ready",
+    "protocol_error",
+    "rate",
+    "start_timeout",
+    "unknown_number",
+    _OTHER,
+)
+_AUTH_KINDS = ("missing", "signature", "token", "expired", "replay", "mismatch", _OTHER)
+_TOOL_RESULTS = ("ok", "unknown", "invalid", _OTHER)
+_PROMPTS = ("apology", "filler", "goodbye", _OTHER)
+_REFRESH_RESULTS = ("ok", "error", "timeout", "forced", _OTHER)
+_TARGETS = ("primary", "secondary", _OTHER)
+_LIMITS = ("requests", "tokens", _OTHER)
+_SETUP_RESULTS = ("ok", "error", "rejected", "abandoned")
+_TOKENS = (
+    ("input", "text"),
+    ("input", "audio"),
+    ("input", "cached_text"),
+    ("input", "cached_audio"),
+    ("output", "text"),
+    ("output", "audio"),
+)
+
+_SETUP_BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10)
+_RELAY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
+_TURN_BUCKETS = (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 30)
+_BARGEIN_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
+_HEARD_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 1, 2)
+_LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1)
+
+_Series = TypeVar("_Series", Counter, Gauge, Histogram)
+_Labels = tuple[str, ...]
+
+
+class _Family(Generic[_Series]):
+    """A labelled metric whose series all exist from the start, and no others ever."""
+
+    def __init__(self, metric: _Series, combinations: Sequence[_Labels]) -> None:
+        self._series = {values: metric.labels(*values) for values in combinations}
+        self._known = tuple(frozenset(column) for column in zip(*combinations, strict=True))
+
+    def of(self, *values: str) -> _Series:
+        """The series of these label values; a value in no set counts as "other"."""
+        return self._series.get(values) or self._series[self._closed(values)]
+
+    def _closed(self, values: _Labels) -> _Labels:
+        pairs = zip(values, self._known, strict=True)
+        return tuple(value if value in known else _OTHER for value, known in pairs)
+
+
+class _Maker:
+    """Makes the metrics of one registry under our prefix."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def counter(self, name: str, text: str) -> Counter:
+        return Counter(f"gateway_{name}", text, registry=self._registry)
+
+    def counters(self, name: str, text: str, **labels: Sequence[str]) -> _Family[Counter]:
+        metric = Counter(f"gateway_{name}", text, tuple(labels), registry=self._registry)
+        return _Family(metric, tuple(product(*labels.values())))
+
+    def paired(
+        self, name: str, text: str, labels: _Labels, combinations: Sequence[_Labels]
+    ) -> _Family[Counter]:
+        metric = Counter(f"gateway_{name}", text, labels, registry=self._registry)
+        return _Family(metric, combinations)
+
+    def gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"gateway_{name}", text, registry=self._registry)
+
+    def gauges(self, name: str, text: str, **labels: Sequence[str]) -> _Family[Gauge]:
+        metric = Gauge(f"gateway_{name}", text, tuple(labels), registry=self._registry)
+        return _Family(metric, tuple(product(*labels.values())))
+
+    def histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"gateway_{name}", text, buckets=buckets, registry=self._registry)
+
+    def histograms(
+        self, name: str, text: str, buckets: Sequence[float], **labels: Sequence[str]
+    ) -> _Family[Histogram]:
+        metric = Histogram(
+            f"gateway_{name}", text, tuple(labels), buckets=buckets, registry=self._registry
+        )
+        return _Family(metric, tuple(product(*labels.values())))
+
+
+class _CallSeries:
+    """From the start message to the one end of a call."""
+
+    def __init__(self, make: _Maker, providers: Sequence[str], agents: Sequence[str]) -> None:
+        self.started = make.counters(
+            "calls_started", "Calls admitted.", provider=providers, agent=agents
+        )
+        self.active = make.gauges("calls_active", "Calls right now.", provider=providers)
+        self.limit = make.gauge("calls_limit", "Calls that may run at the same time.")
+        self.ended = make.paired(
+            "calls_ended",
+            "Calls that ended, by reason and by who is to blame.",
+            ("result", "reason"),
+            [(result, reason) for reason, result in RESULTS.items()],
+        )
+        self.seconds = make.counter("call_seconds", "Length of the calls that ended.")
+        self.setup = make.counters(
+            "call_setup",
+            "Attempts to start a conversation; abandoned = the caller left first.",
+            result=_SETUP_RESULTS,
+        )
+        self.setup_s = make.histogram(
+            "call_setup_seconds", "From the start message to a ready session.", _SETUP_BUCKETS
+        )
+        self.first_audio_s = make.histogram(
+            "first_audio_seconds", "From the start message to the first sound.", _SETUP_BUCKETS
+        )
+        self.rejected = make.counters(
+            "rejected", "Calls not taken.", stage=_REJECT_STAGES, reason=_REJECT_REASONS
+        )
+        self.auth_failures = make.counters(
+            "auth_failures", "Requests without a valid proof of origin.", kind=_AUTH_KINDS
+        )
+
+
+class _TurnSeries:
+    """What makes a conversation feel quick."""
+
+    def __init__(self, make: _Maker) -> None:
+        self.latency_s = make.histogram(
+            "turn_latency_seconds", "End of speech to first sound of the answer.", _TURN_BUCKETS
+        )
+        self.timeouts = make.counters(
+            "turn_timeouts", "Answers that did not come.", outcome=("retried", "gave_up")
+        )
+        self.bargein_clear_s = make.histogram(
+            "bargein_clear_seconds", "Speech heard of to clear sent.", _BARGEIN_BUCKETS
+        )
+        self.bargein_heard_s = make.histogram(
+            "bargein_heard_seconds", "Agent audio heard after the caller spoke.", _HEARD_BUCKETS
+        )
+        self.tools = make.counters("tool_calls", "Tool calls answered.", result=_TOOL_RESULTS)
+        self.prompts = make.counters("prompts_played", "Recordings played.", name=_PROMPTS)
+        self.dtmf = make.counter("dtmf", "Keys pressed by callers.")
+        self.marks_lost = make.counter("marks_lost", "Calls whose provider stopped sending marks.")
+
+
+class _AudioSeries:
+    """What the audio path carried, lost and added."""
+
+    def __init__(self, make: _Maker) -> None:
+        self.carried_ms = make.counters(
+            "audio_ms", "Audio carried, in milliseconds.", direction=_DIRECTIONS
+        )
+        self.dropped_ms = make.counters(
+            "audio_dropped_ms",
+            "Audio that did not get through, in milliseconds.",
+            direction=_DIRECTIONS,
+            reason=_DROP_REASONS,
+        )
+        self.unheard_ms = make.counter(
+            "audio_unheard_ms", "Agent speech the caller did not hear, in milliseconds."
+        )
+        self.relay_s = make.histograms(
+            "relay_latency_seconds",
+            "Time a message spent in the gateway.",
+            _RELAY_BUCKETS,
+            direction=_DIRECTIONS,
+        )
+        self.frame_errors = make.counters(
+            "frame_errors", "Messages of peers dropped.", side=_SIDES, kind=_FRAME_ERRORS
+        )
+
+
+class _RealtimeSeries:
+    """The line to the model and what it costs."""
+
+    def __init__(self, make: _Maker) -> None:
+        self.connects = make.counters(
+            "realtime_connect", "Attempts to reach the model.", result=_DIAL_RESULTS
+        )
+        self.connect_s = make.histogram(
+            "realtime_connect_seconds", "Time of attempts that succeeded.", _SETUP_BUCKETS
+        )
+        self.sessions = make.gauge("realtime_sessions_active", "Open sessions with the model.")
+        self.seconds = make.counter("realtime_seconds", "Length of the sessions that closed.")
+        self.disconnects = make.counters(
+            "realtime_disconnects",
+            "Sessions closed, by WebSocket close code.",
+            code=_CLOSE_CODES,
+            expected=("yes", "no"),
+        )
+        self.reconnects_s = make.histogram(
+            "realtime_reconnect_gap_seconds", "Gap until a lost session went on.", _SETUP_BUCKETS
+        )
+        self.errors = make.counters(
+            "realtime_errors", "Error events and failed responses.", code=_ERROR_CODES
+        )
+        self.tokens = make.paired(
+            "realtime_tokens",
+            "Tokens used; text and audio do not include the cached ones.",
+            ("direction", "kind"),
+            _TOKENS,
+        )
+        self.remaining = make.gauges(
+            "realtime_rate_limit_remaining", "What the service last said is left.", name=_LIMITS
+        )
+        self.breaker = make.gauges(
+            "realtime_breaker_open", "1 while the model is not dialled.", target=_TARGETS
+        )
+        self.refreshes = make.counters(
+            "token_refresh", "Attempts to get an Entra token.", result=_REFRESH_RESULTS
+        )
+        self.token_expiry = make.gauge(
+            "token_expiry_timestamp_seconds", "When the Entra token expires; 0 without one."
+        )
+
+
+class _ProcessSeries:
+    """The state of this process."""
+
+    def __init__(self, make: _Maker) -> None:
+        self.ready = make.gauge("ready", "1 while new calls are welcome.")
+        self.draining = make.gauge("draining", "1 while waiting for the last calls.")
+        self.insecure = make.gauge("insecure_mode", "1 when callers need no proof of origin.")
+        self.loop_lag_s = make.histogram(
+            "event_loop_lag_seconds", "How late the event loop runs timers.", _LAG_BUCKETS
+        )
+
+
+class Metrics:
+    """The series of one process, in one registry."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        providers: Sequence[str] = ("twilio", "asterisk"),
+        agents: Sequence[str] = ("default",),
+    ) -> None:
+        make = _Maker(registry)
+        self.calls = _CallSeries(make, _with_other(providers), _with_other(agents))
+        self.turns = _TurnSeries(make)
+        self.audio = _AudioSeries(make)
+        self.realtime = _RealtimeSeries(make)
+        self.process = _ProcessSeries(make)
+        build = Info("gateway_build", "What is running.", registry=registry)
+        build.info({"version": __version__, "python": platform.python_version()})
+
+    def call(self) -> "CallMetrics":
+        """The observer of one call; give it every fact, then ``close`` it."""
+        return CallMetrics(self)
+
+    def rejected(self, stage: str, reason: str) -> None:
+        """A call was not taken; the attributes of ``errors.CallRejected``."""
+        self.calls.rejected.of(stage, reason).inc()
+        self.calls.setup.of("rejected").inc()
+
+    def auth_failed(self, kind: str) -> None:
+        """A request had no valid proof of origin; the ``kind`` of ``errors.AuthRejected``."""
+        self.calls.auth_failures.of(kind).inc()
+
+    def loop_lag(self, lag_s: float) -> None:
+        """A timer of the event loop ran this late."""
+        self.process.loop_lag_s.observe(max(0.0, lag_s))
+
+    def token_refreshed(self, result: str) -> None:
+        """An attempt to get an Entra token ended: ok, error, timeout or forced."""
+        self.realtime.refreshes.of(result).inc()
+
+    def set_token_expiry(self, expires_at: float) -> None:
+        """The Entra token at hand expires then, in unix seconds."""
+        self.realtime.token_expiry.set(expires_at)
+
+    def set_breaker(self, *, is_open: bool, target: str = "primary") -> None:
+        """The model is not dialled for a while, or is again."""
+        self.realtime.breaker.of(target).set(is_open)
+
+    def set_ready(self, *, is_ready: bool) -> None:
+        """New calls are welcome, or not."""
+        self.process.ready.set(is_ready)
+
+    def set_draining(self, *, is_draining: bool) -> None:
+        """The process waits for its last calls."""
+        self.process.draining.set(is_draining)
+
+    def set_insecure(self, *, is_insecure: bool) -> None:
+        """Callers need no proof of origin."""
+        self.process.insecure.set(is_insecure)
+
+    def set_calls_limit(self, max_calls: int) -> None:
+        """So many calls may run at the same time."""
+        self.calls.limit.set(max_calls)
+
+
+def _with_other(names: Sequence[str]) -> _Labels:
+    return tuple(dict.fromkeys((*names, _OTHER)))
+
+
+class CallMetrics:
+    """The observer of one call; knows what it has raised, so that gauges come back to 0."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._active: Gauge | None = None
+        self._is_ready = False
+        self._sessions = 0
+
+    def observe(self, fact: Fact) -> None:
+        """Count one fact of the call."""
+        observer = self._OBSERVERS.get(type(fact))
+        if observer is not None:
+            observer(self, fact)
+
+    def close(self) -> None:
+        """The call is gone, whatever facts came: one that did not end counts as our bug."""
+        if self._active is not None:
+            self.observe(CallEnded(Termination("internal_error"), 0, 0, 0, 0, 0))
+        self._metrics.realtime.sessions.dec(self._sessions)
+        self._sessions = 0
+
+    def _call_began(self, fact: CallBegan) -> None:
+        if self._active is not None:
+            return
+        self._metrics.calls.started.of(fact.provider, fact.agent).inc()
+        self._active = self._metrics.calls.active.of(fact.provider)
+        self._active.inc()
+
+    def _call_ready(self, fact: CallReady) -> None:
+        if not self._is_ready:
+            self._is_ready = True
+            self._metrics.calls.setup.of("ok").inc()
+            self._metrics.calls.setup_s.observe(fact.setup_s)
+
+    def _call_ended(self, fact: CallEnded) -> None:
+        if self._active is None:
+            return
+        self._active.dec()
+        self._active = None
+        calls = self._metrics.calls
+        calls.ended.of(fact.termination.result, fact.termination.reason).inc()
+        _add(calls.seconds, fact.duration_s)
+        if not self._is_ready:
+            calls.setup.of(_setup_result(fact.termination)).inc()
+
+    def _dialled(self, fact: RealtimeDialled) -> None:
+        realtime = self._metrics.realtime
+        realtime.connects.of(fact.result).inc()
+        if fact.result == "ok":
+            realtime.connect_s.observe(fact.duration_s)
+            realtime.sessions.inc()
+            self._sessions += 1
+
+    def _lost(self, fact: RealtimeLost) -> None:
+        realtime = self._metrics.realtime
+        realtime.disconnects.of(str(fact.code), "yes" if fact.is_expected else "no").inc()
+        _add(realtime.seconds, fact.open_s)
+        if self._sessions:
+            realtime.sessions.dec()
+            self._sessions -= 1
+
+    def _reconnected(self, fact: RealtimeReconnected) -> None:
+        self._metrics.realtime.reconnects_s.observe(fact.gap_s)
+
+    def _audio_counted(self, fact: AudioCounted) -> None:
+        _add(self._metrics.audio.carried_ms.of(fact.direction), fact.duration_ms)
+
+    def _audio_dropped(self, fact: AudioDropped) -> None:
+        _add(self._metrics.audio.dropped_ms.of(fact.direction, fact.reason), fact.duration_ms)
+
+    def _relayed(self, fact: RelayMeasured) -> None:
+        self._metrics.audio.relay_s.of(fact.direction).observe(fact.latency_s)
+
+    def _first_audio(self, fact: FirstAudioSent) -> None:
+        self._metrics.calls.first_audio_s.observe(fact.latency_s)
+
+    def _turn_answered(self, fact: TurnAnswered) -> None:
+        self._metrics.turns.latency_s.observe(fact.latency_s)
+
+    def _turn_timed_out(self, fact: TurnTimedOut) -> None:
+        self._metrics.turns.timeouts.of("gave_up" if fact.is_final else "retried").inc()
+
+    def _barged_in(self, fact: BargedIn) -> None:
+        self._metrics.turns.bargein_clear_s.observe(fact.clear_s)
+
+    def _barge_in_confirmed(self, fact: BargeInConfirmed) -> None:
+        self._metrics.turns.bargein_heard_s.observe(fact.heard_after_ms / 1000)
+
+    def _item_played(self, fact: ItemPlayed) -> None:
+        _add(self._metrics.audio.unheard_ms, fact.received_ms - fact.heard_ms)
+
+    def _dtmf_entered(self, _: DtmfEntered) -> None:
+        self._metrics.turns.dtmf.inc()
+
+    def _tool_called(self, fact: ToolCalled) -> None:
+        self._metrics.turns.tools.of(fact.result).inc()
+
+    def _tokens_used(self, fact: TokensUsed) -> None:
+        usage, tokens = fact.usage, self._metrics.realtime.tokens
+        _add(tokens.of("input", "text"), usage.input_text - usage.input_cached_text)
+        _add(tokens.of("input", "audio"), usage.input_audio - usage.input_cached_audio)
+        _add(tokens.of("input", "cached_text"), usage.input_cached_text)
+        _add(tokens.of("input", "cached_audio"), usage.input_cached_audio)
+        _add(tokens.of("output", "text"), usage.output_text)
+        _add(tokens.of("output", "audio"), usage.output_audio)
+
+    def _realtime_error(self, fact: RealtimeErrorSeen) -> None:
+        self._metrics.realtime.errors.of(fact.code).inc()
+
+    def _rate_limit(self, fact: RateLimitSeen) -> None:
+        self._metrics.realtime.remaining.of(fact.name).set(fact.remaining)
+
+    def _frame_rejected(self, fact: FrameRejected) -> None:
+        self._metrics.audio.frame_errors.of(fact.side, fact.kind).inc()
+
+    def _marks_lost(self, _: MarksLost) -> None:
+        self._metrics.turns.marks_lost.inc()
+
+    def _prompt_played(self, fact: PromptPlayed) -> None:
+        self._metrics.turns.prompts.of(fact.name).inc()
+
+    def _not_measured(self, _: CallerSpoke | StateChanged) -> None:
+        """These are for logs and tapes."""
+
+    _OBSERVERS: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = MappingProxyType(
+        {
+            CallBegan: _call_began,
+            RealtimeDialled: _dialled,
+            RealtimeLost: _lost,
+            RealtimeReconnected: _reconnected,
+            CallReady: _call_ready,
+            AudioCounted: _audio_counted,
+            AudioDropped: _audio_dropped,
+            RelayMeasured: _relayed,
+            FirstAudioSent: _first_audio,
+            TurnAnswered: _turn_answered,
+            TurnTimedOut: _turn_timed_out,
+            BargedIn: _barged_in,
+            BargeInConfirmed: _barge_in_confirmed,
+            ItemPlayed: _item_played,
+            CallerSpoke: _not_measured,
+            DtmfEntered: _dtmf_entered,
+            ToolCalled: _tool_called,
+            TokensUsed: _tokens_used,
+            RealtimeErrorSeen: _realtime_error,
+            RateLimitSeen: _rate_limit,
+            FrameRejected: _frame_rejected,
+            MarksLost: _marks_lost,
+            PromptPlayed: _prompt_played,
+            StateChanged: _not_measured,
+            CallEnded: _call_ended,
+        }
+    )
+
+
+def _add(counter: Counter, amount: float) -> None:
+    """A clock or a peer's count may be off, a counter must not go back."""
+    counter.inc(max(0.0, amount))
+
+
+def _setup_result(termination: Termination) -> str:
+    """What to call a call that ended before its session was ready."""
+    is_nobodys_fault = termination.result in ("success", "indeterminate")
+    return "abandoned" if is_nobodys_fault else "error"
+
+
+def add_process_metrics(registry: CollectorRegistry) -> None:
+    """Memory, CPU, file descriptors, garbage collection and Python of this process."""
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+
+
+class MetricRow(NamedTuple):
+    """One line of the metrics table."""
+
+    name: str
+    kind: str
+    labels: str
+    description: str
+
+
+def metrics_table() -> list[MetricRow]:
+    """Every metric of ours with its kind, labels and meaning."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    return [
+        MetricRow(
+            _full_name(family.name, family.type), family.type, _labels(family), family.documentation
+        )
+        for family in registry.collect()
+    ]
+
+
+def _full_name(name: str, kind: str) -> str:
+    return name + {"counter": "_total", "info": "_info"}.get(kind, "")
+
+
+def _labels(family: Any) -> str:
+    found = dict.fromkeys(label for sample in family.samples for label in sample.labels)
+    return ", ".join(label for label in found if label != "le")

@@ -1,0 +1,345 @@
+"""The ledger of what the caller has heard, kept while agent audio is handed over in time order.
+
+Theory of operation. Everything sent to the provider lies on one time line, counted in bytes of the
+provider's format. Each item of agent speech owns spans of it. Audio leaves in chunks, each followed
+by a mark, so marks are at most ``mark_interval_ms`` apart; a mark that comes back anchors the line:
+"at this moment the phone had played up to here". Between anchors the phone plays in real time, so
+the best estimate is the anchor plus the time gone by, never beyond the next mark that has not come
+back. A phone that plays late (a jitter buffer) therefore never makes us believe more was heard.
+
+Only where marks do not come back at all does the clock alone have to do; that is said once.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from gateway.events import AudioFormat, PlayAudio, ProviderCommand, SendMark
+
+# The longest answer a model gives is about 4,096 tokens, some 200 s of speech; more is a fault.
+QUEUE_LIMIT_MS = 240_000
+# Marks remembered while none comes back: at ten a second, what one lead needs and far more.
+MARKS_KEPT = 600
+# Silence of each encoding, to fill the last frame of an item.
+_SILENCE = {"pcm": b"\x00", "ulaw": b"\xff", "alaw": b"\xd5"}
+
+
+@dataclass(frozen=True, slots=True)
+class PlayoutOptions:
+    """How audio is handed to one provider.
+
+    ``lead_ms``: how far ahead of the phone we feed at most; half of it is refilled at a time.
+    ``frame_ms``: every payload is a multiple. ``max_message_bytes``: largest payload.
+    """
+
+    audio: AudioFormat
+    lead_ms: int
+    frame_ms: int = 20
+    mark_interval_ms: int = 100
+    max_message_bytes: int = 8000
+    has_marks: bool = True
+
+
+@dataclass(slots=True)
+class Item:
+    """One item of agent speech, or of a local prompt (then ``response_id`` is empty)."""
+
+    item_id: str
+    response_id: str
+    content_index: int
+    received_ms: float = 0.0
+    is_done: bool = False
+    pending: bytearray = field(default_factory=bytearray)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+
+    def played_bytes(self, position: int) -> int:
+        """How much of this item lies before a position of the time line."""
+        return sum(min(end, position) - start for start, end in self.spans if start < position)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The closed account of one item: what the model made of it and what the caller heard."""
+
+    item_id: str
+    response_id: str
+    content_index: int
+    received_ms: float
+    heard_ms: float
+    is_done: bool
+
+
+@dataclass(slots=True)
+class _Cut:
+    """A barge-in whose exact position the provider has yet to tell."""
+
+    items: list[Item]
+    sent: int
+    estimate: int
+    floor: int
+
+
+class Playout:
+    """Hands agent audio over and knows how much of each item was heard."""
+
+    def __init__(self, options: PlayoutOptions) -> None:
+        self._options = options
+        self._rate = options.audio.bytes_per_ms
+        self._frame = options.frame_ms * self._rate
+        self._chunk = _whole(
+            min(options.mark_interval_ms * self._rate, options.max_message_bytes), self._frame
+        )
+        self._silence = _SILENCE[options.audio.encoding]
+        self._items: deque[Item] = deque()
+        self._queued = 0
+        self._sent = 0
+        self._confirmed = 0
+        self._anchor = (0, 0.0)
+        self._marks: deque[tuple[str, int]] = deque(maxlen=MARKS_KEPT)
+        self._mark_count = 0
+        self._paused = False
+        self._cut: _Cut | None = None
+        self._wake_at: float | None = None
+        self.marks_are_lost = not options.has_marks
+
+    # ------------------------------------------------------------------ taking audio in
+
+    def add(self, item_id: str, response_id: str, content_index: int, payload: bytes) -> Item:
+        """Queue audio of an item; audio of another item closes the one before it."""
+        item = self._items[-1] if self._items else None
+        if item is None or (item.item_id, item.content_index) != (item_id, content_index):
+            if item is not None:
+                self._finish(item)
+            item = Item(item_id, response_id, content_index)
+            self._items.append(item)
+        item.pending += payload
+        self._queued += len(payload)
+        return item
+
+    def finish(self, item_id: str) -> None:
+        """No more audio comes for this item: its last frame may be filled with silence."""
+        for item in self._items:
+            if item.item_id == item_id:
+                self._finish(item)
+
+    def finish_response(self, response_id: str) -> None:
+        """No more audio comes for any item of this response."""
+        for item in self._items:
+            if item.response_id == response_id:
+                self._finish(item)
+
+    def _finish(self, item: Item) -> None:
+        if item.is_done:
+            return
+        item.is_done = True
+        short = -len(item.pending) % self._frame
+        item.pending += self._silence * short
+        self._queued += short
+
+    # ------------------------------------------------------------------ handing audio over
+
+    def release(self, now: float, asked_at: float = 0.0) -> list[ProviderCommand]:
+        """What shall be sent now: chunks up to the lead, each followed by its mark."""
+        commands: list[ProviderCommand] = []
+        refill = self._options.lead_ms // 2 * self._rate
+        if not self._paused and self._ahead(now) <= self._options.lead_ms * self._rate - refill:
+            while self._ahead(now) < self._options.lead_ms * self._rate:
+                chunk = self._take()
+                if not chunk:
+                    break
+                commands += self._hand_over(chunk, now, 0.0 if commands else asked_at)
+        self._plan(now)
+        return commands
+
+    def _hand_over(self, chunk: bytes, now: float, asked_at: float) -> Iterator[ProviderCommand]:
+        if self._is_silent(now):
+            self._anchor = (self._sent, now)
+        self._sent += len(chunk)
+        yield PlayAudio(chunk, asked_at)
+        if self._options.has_marks:
+            self._mark_count += 1
+            name = f"m{self._mark_count}"
+            self._marks.append((name, self._sent))
+            yield SendMark(name)
+
+    def _take(self) -> bytes:
+        """The next chunk of one item; b"" while its next frame is incomplete."""
+        for item in self._items:
+            if item.pending:
+                size = min(_whole(len(item.pending), self._frame), self._chunk)
+                chunk = bytes(item.pending[:size])
+                del item.pending[:size]
+                self._queued -= size
+                _extend(item.spans, self._sent, self._sent + size)
+                return chunk
+        return b""
+
+    def pause(self) -> None:
+        """The provider's queue is full."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """The provider takes audio again."""
+        self._paused = False
+
+    # ------------------------------------------------------------------ what was heard
+
+    def mark_reached(self, name: str, now: float) -> bool:
+        """A mark came back; false for one we do not know: cleared or made up, it proves nothing."""
+        if not any(name == known for known, _ in self._marks):
+            return False
+        while self._marks:
+            known, position = self._marks.popleft()
+            if known == name:
+                break
+        self._confirmed = position
+        self._anchor = (position, now)
+        self.marks_are_lost = False
+        return True
+
+    def _position(self, now: float) -> int:
+        """The best estimate of how far the phone has played."""
+        start, at = self._anchor
+        limit = self._marks[0][1] if self._marks and not self.marks_are_lost else self._sent
+        return min(limit, start + max(0, int((now - at) * 1000 * self._rate)))
+
+    def _ahead(self, now: float) -> int:
+        return self._sent - self._position(now)
+
+    def _is_silent(self, now: float) -> bool:
+        """Everything sent has been played."""
+        if self._marks and not self.marks_are_lost:
+            return False
+        return self._position(now) >= self._sent
+
+    def is_drained(self, now: float) -> bool:
+        """Nothing is queued and everything sent has been played."""
+        return not self._queued and self._is_silent(now)
+
+    def queued_ms(self) -> float:
+        """Audio that has not been sent yet."""
+        return self._queued / self._rate
+
+    def unheard_ms(self, now: float) -> float:
+        """Audio the caller has not heard yet, wherever it is."""
+        return (self._queued + self._ahead(now)) / self._rate
+
+    def is_full(self) -> bool:
+        """More is queued than any answer needs."""
+        return self.queued_ms() > QUEUE_LIMIT_MS
+
+    def collect(self, now: float) -> list[Heard]:
+        """Close the accounts of items that were played to their end."""
+        position, heard = self._position(now), []
+        while self._items and _is_played(self._items[0], position):
+            heard.append(self._close(self._items.popleft(), position))
+        return heard
+
+    def _close(self, item: Item, position: int) -> Heard:
+        heard_ms = min(item.played_bytes(position) / self._rate, item.received_ms)
+        return Heard(
+            item.item_id,
+            item.response_id,
+            item.content_index,
+            item.received_ms,
+            heard_ms,
+            item.is_done,
+        )
+
+    # ------------------------------------------------------------------ barge-in
+
+    def unsend(self, commands: Sequence[ProviderCommand]) -> float:
+        """Take back the last commands, which never reached the socket; returns ms of audio."""
+        size = sum(len(c.payload) for c in commands if isinstance(c, PlayAudio))
+        self._sent -= size
+        names = {c.name for c in commands if isinstance(c, SendMark)}
+        kept = [mark for mark in self._marks if mark[0] not in names]
+        self._marks = deque(kept, MARKS_KEPT)
+        for item in self._items:
+            item.spans = [(a, min(b, self._sent)) for a, b in item.spans if a < self._sent]
+        return size / self._rate
+
+    def open_items(self) -> frozenset[str]:
+        """The items whose accounts are not closed yet."""
+        return frozenset(item.item_id for item in self._items)
+
+    def clear(self, now: float) -> float:
+        """Forget what has not been heard; returns the ms that had not left yet.
+
+        The accounts stay open until ``settle``: a provider that can be asked knows better than
+        the marks how much it still held.
+        """
+        unsent_ms = self.queued_ms()
+        self._cut = _Cut(list(self._items), self._sent, self._position(now), self._confirmed)
+        self._items.clear()
+        self._queued = 0
+        self._marks.clear()
+        self._anchor = (self._sent, now)
+        self._paused = False
+        self._wake_at = None
+        return unsent_ms
+
+    def settle(self, queued_ms: int | None = None) -> list[Heard]:
+        """Close the accounts of the items that were cut; ``queued_ms`` is the provider's word."""
+        cut, self._cut = self._cut, None
+        if cut is None:
+            return []
+        position = cut.estimate
+        if queued_ms is not None:
+            position = max(cut.floor, cut.sent - queued_ms * self._rate)
+        return [self._close(item, position) for item in cut.items]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no barge-in waits for the provider's word."""
+        return self._cut is None
+
+    # ------------------------------------------------------------------ time
+
+    def next_timer(self) -> float | None:
+        """When ``timer_fired`` wants to be called; later than the time of the last call."""
+        return self._wake_at
+
+    def timer_fired(self, now: float) -> bool:
+        """Look at the clock; true when marks have just been found lost."""
+        was_lost = self.marks_are_lost
+        if self._marks and now >= self._overdue_at():
+            self.marks_are_lost = True
+        self._plan(now)
+        return self.marks_are_lost and not was_lost
+
+    def _overdue_at(self) -> float:
+        # Half the lead: found out before the phone runs dry for want of a mark.
+        return self._due_at(self._marks[0][1]) + self._options.lead_ms / 2000
+
+    def _due_at(self, position: int) -> float:
+        start, at = self._anchor
+        return at + (position - start) / self._rate / 1000
+
+    def _plan(self, now: float) -> None:
+        """Wake when the lead wants refilling, when all was played, or when a mark is overdue."""
+        waits_for_mark = self._marks and not self.marks_are_lost
+        if self._ahead(now) <= 0 and not waits_for_mark:
+            self._wake_at = None
+            return
+        if waits_for_mark:
+            at = self._overdue_at()
+        else:
+            at = self._due_at(self._sent)
+            if self._queued:
+                at -= self._options.lead_ms / 2000
+        self._wake_at = max(at, now + 0.005)
+
+
+def _whole(size: int, frame: int) -> int:
+    return size // frame * frame
+
+
+def _extend(spans: list[tuple[int, int]], start: int, end: int) -> None:
+    if spans and spans[-1][1] == start:
+        start = spans.pop()[0]
+    spans.append((start, end))
+
+
+def _is_played(item: Item, position: int) -> bool:
+    return item.is_done and not item.pending and (not item.spans or item.spans[-1][1] <= position)

@@ -1,0 +1,73 @@
+"""The caller's audio on its way to the model: converted, complete, in order.
+
+It is kept from its first frame and handed over when the model is ready to listen, so that nobody
+has to repeat the first word. What was lost before us becomes silence: the model's clock is the
+amount of audio it was sent, and must not fall behind the caller's.
+"""
+
+from collections import deque
+
+from gateway.audio.convert import Converter, silence
+from gateway.events import AudioFormat
+
+# Longer than every connect budget; at 24 kHz PCM this is 480 kB a call.
+HOLD_LIMIT_MS = 10_000
+# One append carries at most this much of what was kept.
+APPEND_LIMIT_MS = 500
+
+
+class Uplink:
+    """Converts caller audio and keeps it while the model cannot take it."""
+
+    def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
+        self._source = source
+        self._target = target
+        self._converter = Converter(
+            source.encoding, source.rate_hz, target.encoding, target.rate_hz
+        )
+        self._held: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._is_open = False
+        self._dropped_bytes = 0
+
+    def accept(self, payload: bytes) -> bytes:
+        """Convert; returns what can be sent now, b"" while audio is being kept."""
+        converted = self._converter.convert(payload)
+        if self._is_open:
+            return converted
+        self._keep(converted)
+        return b""
+
+    def lose(self, duration_ms: int) -> bytes:
+        """Stand in silence for audio that never arrived."""
+        return self.accept(silence(self._source.encoding, self._source.rate_hz, duration_ms))
+
+    def duration_ms(self, payload: bytes) -> float:
+        """How long a payload of the caller is."""
+        return len(payload) / self._source.bytes_per_ms
+
+    def open(self) -> list[bytes]:
+        """The model listens: everything that was kept, oldest first, in handy pieces."""
+        self._is_open = True
+        kept = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        size = APPEND_LIMIT_MS * self._target.bytes_per_ms
+        return [kept[at : at + size] for at in range(0, len(kept), size)]
+
+    def hold(self) -> None:
+        """The model is gone for a while: keep what comes."""
+        self._is_open = False
+
+    def take_dropped_ms(self) -> float:
+        """Audio that was kept too long and dropped since the last call of this."""
+        dropped, self._dropped_bytes = self._dropped_bytes, 0
+        return dropped / self._target.bytes_per_ms
+
+    def _keep(self, converted: bytes) -> None:
+        self._held.append(converted)
+        self._held_bytes += len(converted)
+        while self._held_bytes > HOLD_LIMIT_MS * self._target.bytes_per_ms:
+            oldest = self._held.popleft()
+            self._held_bytes -= len(oldest)
+            self._dropped_bytes += len(oldest)

@@ -1,0 +1,83 @@
+"""Turn one direction of a call's audio from one encoding and sample rate into another."""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+from gateway.audio.g711 import ALAW_SILENCE, DECODE, ENCODE, ULAW_SILENCE
+from gateway.audio.resample import RATES_HZ, Resampler
+
+Encoding = Literal["pcm", "ulaw", "alaw"]
+
+_SILENCE: Final = {"pcm": b"\0\0", "ulaw": ULAW_SILENCE, "alaw": ALAW_SILENCE}
+
+
+def silence(encoding: Encoding, rate_hz: int, duration_ms: int) -> bytes:
+    """``duration_ms`` of digital silence."""
+    return _SILENCE[encoding] * (rate_hz * duration_ms // 1000)
+
+
+class Converter:
+    """One stream of mono audio: decode, resample, encode, as far as each is needed.
+
+    Encodings: "pcm" (16-bit little-endian), "ulaw", "alaw". Rates: ``resample.RATES_HZ``. Anything
+    else is a ``ValueError``. Equal formats pass through untouched.
+    """
+
+    def __init__(
+        self, source_encoding: Encoding, source_hz: int, target_encoding: Encoding, target_hz: int
+    ) -> None:
+        for encoding, rate_hz in ((source_encoding, source_hz), (target_encoding, target_hz)):
+            if encoding not in _SILENCE or rate_hz not in RATES_HZ:
+                raise ValueError(f"no audio of {encoding!r} at {rate_hz} Hz")
+        self._is_same = (source_encoding, source_hz) == (target_encoding, target_hz)
+        self._decode = _step(DECODE, source_encoding)
+        self._encode = _step(ENCODE, target_encoding)
+        self._rate = _SameRate() if source_hz == target_hz else Resampler(source_hz, target_hz)
+
+    @property
+    def delay_ms(self) -> float:
+        """How much later a sound comes out than it went in."""
+        return self._rate.delay_ms
+
+    def convert(self, payload: bytes) -> bytes:
+        """What can be told so far; a part of a sample waits for the next payload."""
+        if self._is_same:
+            return payload
+        return self._encode(self._rate.resample(self._decode(payload)))
+
+    def flush(self) -> bytes:
+        """The sound still inside; afterwards the stream is as new."""
+        return self._encode(self._rate.flush())
+
+    def reset(self) -> None:
+        """Forget everything heard so far."""
+        self._rate.reset()
+
+
+class _SameRate:
+    """Stands in for a resampler where the rate stays: holds back half a sample at most."""
+
+    delay_ms = 0.0
+
+    def __init__(self) -> None:
+        self._kept = b""
+
+    def resample(self, pcm: bytes) -> bytes:
+        if not self._kept and not len(pcm) % 2:
+            return pcm
+        sound = self._kept + pcm
+        whole_bytes = len(sound) - len(sound) % 2
+        self._kept = sound[whole_bytes:]
+        return sound[:whole_bytes]
+
+    def flush(self) -> bytes:
+        self.reset()
+        return b""
+
+    def reset(self) -> None:
+        self._kept = b""
+
+
+def _step(table: Mapping[str, Callable[[bytes], bytes]], encoding: str) -> Callable[[bytes], bytes]:
+    """The step of ``table`` for ``encoding``; "pcm" needs none."""
+    return table.get(encoding, bytes)

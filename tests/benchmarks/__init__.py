@@ -1,0 +1,1 @@
+"""What a frame costs; `make bench` runs these, `make test` does not."""

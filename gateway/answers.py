@@ -17,6 +17,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.active = ""
+        self.latest = ""
         self.has_sound = False
         self.failures = 0
         self._is_asked = False
@@ -51,7 +52,7 @@ class Answers:
         """A response began; false when the caller has meanwhile interrupted it."""
         is_wanted = not (self._is_asked and self._is_unwanted)
         self._is_asked = self._is_unwanted = False
-        self.active = response_id
+        self.active = self.latest = response_id
         self.has_sound = False
         return is_wanted
 

@@ -311,7 +311,7 @@ class Bridge:
         return [box.deadline(limit_s) for box in (self._to_provider, self._to_realtime)]
 
     async def _check_outboxes(self, now: float) -> None:
-        """A send that hangs is a peer that is gone; a queue that grows is one that cannot follow."""
+        """A send that hangs is a peer that is gone; a queue that grows, one that cannot follow."""
         limit_s = self._outside.send_timeout_s
         if self._to_provider.is_stuck(now, limit_s):
             self._call.provider_received(LinkClosed(1006, "send timed out"), now)

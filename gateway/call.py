@@ -636,10 +636,9 @@ class Call:
         """The caller takes the turn: silence the agent wherever its voice is."""
         self._answer_came()
         active = self._answers.interrupt()
-        if active:
-            self._downlink.cancel(active)
-            if not server_cancels:
-                self.to_realtime.append(CancelResponse(active))
+        self._downlink.cancel(self._answers.latest)
+        if active and not server_cancels:
+            self.to_realtime.append(CancelResponse(active))
         if not self._playout.is_drained(now):
             self._clear(now)
         self._step_turn("caller speaks")

@@ -127,12 +127,14 @@ _ERROR_CODES = (
     "unknown_parameter",
     _OTHER,
 )
-_REJECT_STAGES = ("webhook", "handshake", "start", "auth", _OTHER)
+_REJECT_STAGES = ("webhook", "handshake", "start", "auth", "admission", _OTHER)
 _REJECT_REASONS = (
     "auth",
     "bad_request",
     "capacity",
+    "closed_before_start",
     "drain",
+    "duplicate_call",
     "fd",
     "media_format",
     "memory",
@@ -174,7 +176,9 @@ class _Family(Generic[_Series]):
     """A labelled metric whose series all exist from the start, and no others ever."""
 
     def __init__(self, metric: _Series, combinations: Sequence[_Labels]) -> None:
-        self._series = {values: metric.labels(*values) for values in combinations}
+        self._series: dict[_Labels, _Series] = {
+            values: metric.labels(*values) for values in combinations
+        }
         self._known = tuple(frozenset(column) for column in zip(*combinations, strict=True))
 
     def of(self, *values: str) -> _Series:
@@ -276,7 +280,7 @@ class _TurnSeries:
             "bargein_heard_seconds", "Agent audio heard after the caller spoke.", _HEARD_BUCKETS
         )
         self.tools = make.counters("tool_calls", "Tool calls answered.", result=_TOOL_RESULTS)
-        self.prompts = make.counters("prompts_played", "Recordings played.", name=_PROMPTS)
+        self.prompts = make.counters("prompts_played", "Recordings played.", prompt=_PROMPTS)
         self.dtmf = make.counter("dtmf", "Keys pressed by callers.")
         self.marks_lost = make.counter("marks_lost", "Calls whose provider stopped sending marks.")
 
@@ -339,7 +343,7 @@ class _RealtimeSeries:
             _TOKENS,
         )
         self.remaining = make.gauges(
-            "realtime_rate_limit_remaining", "What the service last said is left.", name=_LIMITS
+            "realtime_rate_limit_remaining", "What the service last said is left.", limit=_LIMITS
         )
         self.breaker = make.gauges(
             "realtime_breaker_open", "1 while the model is not dialled.", target=_TARGETS

@@ -309,8 +309,9 @@ class Playout:
         return self.marks_are_lost and not was_lost
 
     def _overdue_at(self) -> float:
-        # Half the lead: found out before the phone runs dry for want of a mark.
-        return self._due_at(self._marks[0][1]) + self._options.lead_ms / 2000
+        # Half the lead: found out before the phone runs dry; but no phone's buffer is a second.
+        patience_s = max(1.0, self._options.lead_ms / 2000)
+        return self._due_at(self._marks[0][1]) + patience_s
 
     def _due_at(self, position: int) -> float:
         start, at = self._anchor

@@ -1,0 +1,512 @@
+"""The lobby: two listeners, who may come in, and everything wired together."""
+
+import asyncio
+import functools
+import itertools
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from gateway.admission import Admission, Tokens
+from gateway.audio.wav import read_wav
+from gateway.breaker import Breaker
+from gateway.bridge import Bridge, Outside
+from gateway.call import Call, CallOptions
+from gateway.errors import AuthRejected, CallRejected
+from gateway.events import CallEnded, CallStarted, Fact
+from gateway.links import ServerLink
+from gateway.logs import CallLog
+from gateway.metrics import Metrics, add_process_metrics
+from gateway.providers import Capabilities, Door, HttpReply, HttpRequest
+from gateway.providers.table import doors
+from gateway.realtime import Dial
+from gateway.realtime.auth import Auth, EntraToken
+from gateway.realtime.connection import auth_from, dial, target_from
+from gateway.realtime.protocol import RealtimeProtocol
+from gateway.settings import Agent, Settings
+
+PROMPT_HZ: Final = 24_000
+# A refused stream may come back after this many seconds.
+RETRY_AFTER_S: Final = 5
+# A webhook's form is a few kB.
+MAX_FORM_BYTES: Final = 64 * 1024
+# Idle and header-dripping connections are cut after this (aiohttp's own default is 75 s).
+KEEP_ALIVE_S: Final = 15.0
+REST_TIMEOUT_S: Final = 2.0
+LAG_EVERY_S: Final = 0.25
+# After the drain's deadline: time for a goodbye.
+GOODBYE_S: Final = 15.0
+
+
+def _call_ids() -> Callable[[], str]:
+    """Counters, so that runs repeat exactly, behind a prefix that sets processes apart."""
+    boot, count = secrets.token_hex(4), itertools.count(1)
+    return lambda: f"{boot}-{next(count)}"
+
+
+@dataclass(slots=True)
+class Gateway:
+    """What the handlers share; made once, before the doors open."""
+
+    settings: Settings
+    registry: CollectorRegistry
+    metrics: Metrics
+    doors: Mapping[str, Door]
+    auth: Auth
+    prompts: Mapping[str, bytes]
+    http: aiohttp.ClientSession
+    admission: Admission
+    breaker: Breaker
+    tokens: Tokens = field(default_factory=Tokens)
+    bridges: set[Bridge] = field(default_factory=set)
+    is_empty: asyncio.Event = field(default_factory=asyncio.Event)
+    observers: list[Callable[[str, Fact], None]] = field(default_factory=list)
+    new_call_id: Callable[[], str] = field(default_factory=_call_ids)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new calls are welcome."""
+        return not self.admission.is_draining
+
+
+GATEWAY: Final = web.AppKey("GATEWAY", Gateway)
+_log: Final = structlog.get_logger("gateway")
+
+
+# ------------------------------------------------------------- public listener
+
+
+async def _voice(request: web.Request) -> web.Response:
+    """The answer webhook: who may come in gets the address of the media socket and a token."""
+    gateway = request.app[GATEWAY]
+    door = _door(request)
+    incoming = await _incoming(request)
+    _verify(gateway, door, incoming)
+    call = door.incoming_call(incoming)
+    if call is None:
+        raise web.HTTPBadRequest(text="no call in this request\n")
+    try:
+        gateway.admission.check()
+    except CallRejected as rejected:
+        gateway.metrics.rejected(rejected.stage, rejected.reason)
+        return _reply(door.refuse(rejected.reason))
+    base = _base_url(request)
+    media_url = f"{base.replace('http', 'ws', 1)}/{door.name}/media"
+    token = gateway.tokens.mint(call.provider_call_id, time.time())
+    return _reply(door.answer(call, media_url, f"{base}/{door.name}/status", token))
+
+
+async def _status(request: web.Request) -> web.Response:
+    """A status callback: noted, never acted upon (the stream itself says what happens)."""
+    gateway = request.app[GATEWAY]
+    door = _door(request)
+    incoming = await _incoming(request)
+    _verify(gateway, door, incoming)
+    report = door.status(incoming)
+    if report is not None:
+        _log.info(
+            "stream status",
+            provider=door.name,
+            provider_call_id=report.provider_call_id,
+            kind=report.kind,
+            detail=report.detail,
+        )
+    return web.Response(status=204)
+
+
+async def _media(request: web.Request) -> web.WebSocketResponse:
+    """The media socket: one call from its start message to its end."""
+    gateway = request.app[GATEWAY]
+    door = _door(request)
+    if "Origin" in request.headers:
+        raise web.HTTPForbidden(text="no browsers here\n")
+    incoming = await _incoming(request)
+    _verify(gateway, door, incoming)
+    try:
+        gateway.admission.wait()
+    except CallRejected as rejected:
+        gateway.metrics.rejected(rejected.stage, rejected.reason)
+        raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
+    place = _Place(gateway.admission)
+    try:
+        socket = web.WebSocketResponse(
+            heartbeat=gateway.settings.heartbeat_s,
+            compress=False,
+            max_msg_size=gateway.settings.max_message_bytes,
+            protocols=door.subprotocols,
+            timeout=REST_TIMEOUT_S,
+        )
+        await socket.prepare(request)
+        await _answer(gateway, door, ServerLink(socket), incoming, place)
+    finally:
+        place.leave()
+    return socket
+
+
+class _Place:
+    """A waiting socket's place, left once."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission: Admission | None = admission
+
+    def leave(self) -> None:
+        if self._admission is not None:
+            self._admission.stop_waiting()
+            self._admission = None
+
+
+async def _answer(
+    gateway: Gateway, door: Door, link: ServerLink, upgrade: HttpRequest, place: _Place
+) -> None:
+    stream = door.connect(upgrade)
+    watch = _Watch(gateway, door.name)
+    bridge = Bridge(
+        stream, link, RealtimeProtocol(gateway.settings.dialect), _outside(gateway, watch)
+    )
+    try:
+        started = await bridge.await_start()
+        place.leave()
+        agent = _admit(gateway, door, started)
+    except CallRejected as rejected:
+        _note_rejection(gateway, door, rejected)
+        await bridge.turn_away()
+        return
+    watch.provider_call_id = started.provider_call_id
+    gateway.bridges.add(bridge)
+    try:
+        options = _call_options(gateway, door, agent, stream.caps)
+        now = time.monotonic()
+        await bridge.run(Call(started, options, now, unix_offset_s=time.time() - now))
+    except Exception:
+        watch.log.exception("the call broke")
+    finally:
+        gateway.bridges.discard(bridge)
+        if not gateway.bridges:
+            gateway.is_empty.set()
+        watch.close()
+
+
+def _admit(gateway: Gateway, door: Door, started: CallStarted) -> Agent:
+    """Check the token, take the call's place, and choose who answers."""
+    if door.needs_token and not gateway.settings.insecure:
+        gateway.tokens.redeem(started.token, started.provider_call_id, time.time())
+    gateway.admission.begin(door.name, started.provider_call_id)
+    return gateway.settings.agent_for(started.to_number)
+
+
+def _note_rejection(gateway: Gateway, door: Door, rejected: CallRejected) -> None:
+    if isinstance(rejected, AuthRejected):
+        gateway.metrics.auth_failed(rejected.kind)
+    gateway.metrics.rejected(rejected.stage, rejected.reason)
+    _log.warning(
+        "call rejected",
+        provider=door.name,
+        stage=rejected.stage,
+        reason=rejected.reason,
+        detail=rejected.detail,
+    )
+
+
+class _Watch:
+    """Tells logs, metrics and admission what happens on one call."""
+
+    def __init__(self, gateway: Gateway, provider: str) -> None:
+        self._gateway = gateway
+        self._provider = provider
+        self._call_id = gateway.new_call_id()
+        self._metrics = gateway.metrics.call()
+        self.provider_call_id = ""
+        self.log = structlog.get_logger("gateway").bind(call_id=self._call_id)
+        self._facts = CallLog(self._call_id, log_transcripts=gateway.settings.log_transcripts)
+
+    def observe(self, fact: Fact) -> None:
+        """One fact; the end of the call frees its place at once."""
+        self._metrics.observe(fact)
+        self._facts.observe(fact, time.monotonic())
+        for observer in self._gateway.observers:
+            observer(self._call_id, fact)
+        if isinstance(fact, CallEnded):
+            self._gateway.admission.end(self._provider, self.provider_call_id)
+
+    def close(self) -> None:
+        """The call is gone, whatever facts came."""
+        self._metrics.close()
+        self._gateway.admission.end(self._provider, self.provider_call_id)
+
+
+def _outside(gateway: Gateway, watch: _Watch) -> Outside:
+    async def perform(request: HttpRequest) -> None:
+        await _perform(gateway.http, request)
+
+    return Outside(
+        dial=gateway.breaker,
+        observe=watch.observe,
+        perform=perform,
+        start_deadline_s=gateway.settings.start_deadline_s,
+        send_timeout_s=gateway.settings.send_timeout_s,
+    )
+
+
+async def _perform(http: aiohttp.ClientSession, request: HttpRequest) -> None:
+    """Carry out a provider's request (a hang-up); its failure is told, never fatal."""
+    try:
+        async with http.request(
+            request.method,
+            request.url,
+            headers=dict(request.headers),
+            data=request.body or list(request.form),
+            allow_redirects=False,
+        ) as response:
+            if response.status not in {200, 204, 404}:
+                _log.warning("provider refused a request", status=response.status)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        _log.warning("provider not reached", error=type(error).__name__)
+
+
+def _call_options(gateway: Gateway, door: Door, agent: Agent, caps: Capabilities) -> CallOptions:
+    settings = gateway.settings
+    return CallOptions(
+        provider=door.name,
+        agent=agent.name,
+        session=agent.session_options(settings.dialect),
+        greeting=agent.greeting,
+        allow_barge_in=agent.allow_barge_in,
+        lead_ms=caps.lead_ms,
+        frame_ms=caps.frame_ms,
+        mark_interval_ms=settings.mark_interval_ms,
+        max_message_bytes=caps.max_message_bytes,
+        has_marks=caps.mark,
+        has_status=caps.status,
+        connect_budget_s=settings.connect_budget_s,
+        idle_s=agent.idle_s,
+        max_call_s=agent.max_call_s,
+        last_words_s=agent.goodbye_s,
+        prompts=gateway.prompts,
+    )
+
+
+def _door(request: web.Request) -> Door:
+    door = request.app[GATEWAY].doors.get(request.match_info["provider"])
+    if door is None:
+        raise web.HTTPNotFound(text="no such provider\n")
+    return door
+
+
+async def _incoming(request: web.Request) -> HttpRequest:
+    """The request as its signature covers it: our public base URL, its own path and query."""
+    body = await request.read() if request.method == "POST" else b""
+    form = await request.post() if request.method == "POST" else {}
+    return HttpRequest(
+        method=request.method,
+        url=_base_url(request) + request.raw_path,
+        headers={name.lower(): value for name, value in request.headers.items()},
+        form=tuple((name, value) for name, value in form.items() if isinstance(value, str)),
+        body=body,
+    )
+
+
+def _base_url(request: web.Request) -> str:
+    """From the settings; only a gateway without any proof of origin trusts the Host header."""
+    return request.app[GATEWAY].settings.public_url or f"http://{request.host}"
+
+
+def _verify(gateway: Gateway, door: Door, incoming: HttpRequest) -> None:
+    try:
+        door.verify(incoming)
+    except AuthRejected as rejected:
+        gateway.metrics.auth_failed(rejected.kind)
+        _log.warning("request refused", provider=door.name, kind=rejected.kind)
+        raise web.HTTPForbidden(text="signature or password missing or wrong\n") from None
+
+
+def _reply(reply: HttpReply) -> web.Response:
+    return web.Response(status=reply.status, content_type=reply.content_type, text=reply.body)
+
+
+def public_app(gateway: Gateway) -> web.Application:
+    """The public listener: three routes a provider, nothing else."""
+    app = web.Application(client_max_size=MAX_FORM_BYTES)
+    app[GATEWAY] = gateway
+    app.router.add_post("/{provider}/voice", _voice)
+    app.router.add_get("/{provider}/voice", _voice)
+    app.router.add_get("/{provider}/media", _media)
+    app.router.add_post("/{provider}/status", _status)
+    return app
+
+
+# ------------------------------------------------------------- operations listener
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    gateway = request.app[GATEWAY]
+    gateway.metrics.set_breaker(is_open=gateway.breaker.is_open)
+    if isinstance(gateway.auth, EntraToken):
+        gateway.metrics.set_token_expiry(gateway.auth.expires_at)
+    return web.Response(
+        body=generate_latest(gateway.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )
+
+
+async def _livez(_request: web.Request) -> web.Response:
+    return web.Response(text="alive\n")
+
+
+async def _readyz(request: web.Request) -> web.Response:
+    if request.app[GATEWAY].is_ready:
+        return web.Response(text="ready\n")
+    return web.Response(status=503, text="draining\n")
+
+
+def ops_app(gateway: Gateway) -> web.Application:
+    """The operations listener: metrics and health."""
+    app = web.Application()
+    app[GATEWAY] = gateway
+    app.router.add_get("/metrics", _metrics)
+    app.router.add_get("/livez", _livez)
+    app.router.add_get("/readyz", _readyz)
+    return app
+
+
+# ------------------------------------------------------------- opening and closing
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An open gateway and where it listens."""
+
+    gateway: Gateway
+    port: int
+    ops_port: int
+
+    async def drain(self, limit_s: float) -> None:
+        """Take no new calls, wait for those there are, then say goodbye to the rest."""
+        gateway = self.gateway
+        gateway.admission.is_draining = True
+        gateway.metrics.set_draining(is_draining=True)
+        gateway.metrics.set_ready(is_ready=False)
+        if not await _all_gone(gateway, limit_s):
+            for bridge in list(gateway.bridges):
+                bridge.hang_up("drain")
+            await _all_gone(gateway, GOODBYE_S)
+
+
+async def _all_gone(gateway: Gateway, limit_s: float) -> bool:
+    gateway.is_empty.clear()
+    if not gateway.bridges:
+        return True
+    try:
+        async with asyncio.timeout(limit_s):
+            await gateway.is_empty.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings) -> AsyncIterator[Running]:
+    """Open both listeners; on leaving, whatever still runs is ended at once.
+
+    Raises:
+        OSError: an address is taken or not ours.
+        AudioFileError: a prompt cannot be used.
+    """
+    async with AsyncExitStack() as stack:
+        gateway = await _build(settings, stack)
+        lag = asyncio.create_task(_watch_lag(gateway.metrics))
+        stack.callback(lag.cancel)
+        ops_port = await _listen(stack, ops_app(gateway), settings.ops_host, settings.ops_port)
+        port = await _listen(stack, public_app(gateway), settings.host, settings.port)
+        gateway.metrics.set_ready(is_ready=True)
+        yield Running(gateway, port, ops_port)
+
+
+async def _build(settings: Settings, stack: AsyncExitStack) -> Gateway:
+    registry = CollectorRegistry()
+    add_process_metrics(registry)
+    metrics = Metrics(registry, agents=tuple(settings.agents))
+    metrics.set_insecure(is_insecure=settings.insecure)
+    metrics.set_calls_limit(settings.max_calls)
+    timeout = aiohttp.ClientTimeout(total=REST_TIMEOUT_S)
+    http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+    auth = auth_from(settings, metrics.token_refreshed)
+    return Gateway(
+        settings=settings,
+        registry=registry,
+        metrics=metrics,
+        doors=_doors(settings),
+        auth=auth,
+        breaker=Breaker(_dial(settings, auth, stack), time.monotonic),
+        prompts=load_prompts(settings),
+        http=http,
+        admission=Admission(settings.max_calls),
+    )
+
+
+def _dial(settings: Settings, auth: Auth, stack: AsyncExitStack) -> Dial:
+    """Dials the model the settings name; keyless, a token is kept ready off the call path."""
+    stack.push_async_callback(auth.close)
+    if isinstance(auth, EntraToken):
+        keeper = asyncio.create_task(auth.run())
+        stack.callback(keeper.cancel)
+    return functools.partial(dial, target_from(settings, auth))
+
+
+def _doors(settings: Settings) -> dict[str, Door]:
+    password = settings.asterisk_password
+    return doors(
+        public_url=settings.public_url,
+        twilio_auth_tokens=settings.twilio_auth_tokens,
+        twilio_api_url=settings.twilio_api_url,
+        asterisk_username=settings.asterisk_username,
+        asterisk_password=password.get_secret_value() if password else "",
+        insecure=settings.insecure,
+    )
+
+
+def load_prompts(settings: Settings) -> dict[str, bytes]:
+    """The recordings a caller hears instead of silence, as 24 kHz PCM.
+
+    Raises:
+        AudioFileError: a file cannot be used; names it.
+    """
+    files = {
+        "apology": settings.apology_file or shipped_sound("apology.wav"),
+        "filler": settings.filler_file or shipped_sound("one-moment-please.wav"),
+        "goodbye": settings.goodbye_file or shipped_sound("goodbye.wav"),
+    }
+    return {name: read_wav(Path(path), PROMPT_HZ) for name, path in files.items()}
+
+
+def shipped_sound(name: str) -> str:
+    """The path of a recording that comes with the package."""
+    return str(resources.files("gateway") / "prompts" / name)
+
+
+async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> int:
+    runner = web.AppRunner(
+        app, access_log=None, keepalive_timeout=KEEP_ALIVE_S, shutdown_timeout=0.1
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    site = web.TCPSite(runner, host, port)
+    await site.start()
+    return int(runner.addresses[0][1])
+
+
+async def _watch_lag(metrics: Metrics) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_EVERY_S
+        await asyncio.sleep(LAG_EVERY_S)
+        metrics.loop_lag(loop.time() - due)

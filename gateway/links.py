@@ -1,0 +1,47 @@
+"""An aiohttp server socket, as the bridge sees it."""
+
+from collections.abc import AsyncIterator
+
+from aiohttp import WSMsgType, web
+
+# RFC 6455 §7.1.5: the code of a socket that went away without a close frame.
+ABNORMAL = 1006
+
+
+class ServerLink:
+    """The provider's media WebSocket as a ``gateway.realtime.Link``."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+
+    @property
+    def close_code(self) -> int:
+        """The peer's close code, or ours, 1006 when there was none."""
+        return self._socket.close_code or ABNORMAL
+
+    @property
+    def close_reason(self) -> str:
+        """Aiohttp does not keep the peer's words."""
+        return ""
+
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        while True:
+            message = await self._socket.receive()
+            if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
+                return
+            yield message.data
+
+    async def send(self, message: str | bytes) -> None:
+        """Write one frame and wait while the peer is slow.
+
+        Raises:
+            ConnectionError: the socket is closed.
+        """
+        if isinstance(message, str):
+            await self._socket.send_str(message)
+        else:
+            await self._socket.send_bytes(message)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close; harmless when closed already."""
+        await self._socket.close(code=code, message=reason.encode())

@@ -24,7 +24,7 @@ class HttpRequest:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     form: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
 

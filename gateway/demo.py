@@ -1,6 +1,7 @@
-"""Everything in one process: a recorded caller phones a talking agent, and you see what happened."""
+"""Everything in one process: a recorded caller phones a talking agent while you watch."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -37,6 +38,10 @@ SENTENCES: Final = (
     (4300, 6900, When("agent_stops", 0.6)),
     (7500, 9180, When("agent_starts", 1.0)),
 )
+# Likeness (correlation) below this would be a fault of ours.
+GOOD: Final = 0.99
+NORMAL: Final = 1000
+PAUSE: Final = bytes(RATE_HZ)
 CALL_LIMIT_S: Final = 45.0
 # The usual call takes about this long; the bar needs a length.
 CALL_USUAL_S: Final = 22.0
@@ -67,7 +72,9 @@ _LINES: Final[Mapping[type, Callable[[Any], str]]] = {
     CallReady: lambda fact: f"call connected, model ready after {fact.setup_s * 1000:.0f} ms",
     FirstAudioSent: lambda _: "agent speaks first",
     CallerSpoke: lambda fact: f"caller: {fact.text}",
-    TurnAnswered: lambda fact: f"agent answers, {fact.latency_s * 1000:.0f} ms after the turn ended",
+    TurnAnswered: lambda fact: (
+        f"agent answers, {fact.latency_s * 1000:.0f} ms after the turn ended"
+    ),
     BargedIn: lambda fact: f"caller interrupts: stop sent {fact.clear_s * 1000:.2f} ms later",
     ItemPlayed: lambda fact: (
         f"agent: {fact.text or '(nothing)'} "
@@ -81,30 +88,40 @@ _LINES: Final[Mapping[type, Callable[[Any], str]]] = {
 }
 
 
-async def run_demo(terminal: Terminal, folder: Path, settings: Settings | None, port: int) -> bool:
-    """Place the sample call, show it, then serve until cancelled (only on a terminal).
+async def run_demo(terminal: Terminal, folder: Path, port: int, *, stays: bool) -> bool:
+    """Place the sample call, show it, then serve the same set-up until interrupted.
 
     Args:
         terminal: where to print.
         folder: where the WAV files go; made if missing.
-        settings: what to serve with; None makes a set-up around the simulator.
         port: the public port wished for; a free one is taken when it is in use.
+        stays: whether to go on serving.
 
     Returns:
         Whether both sides came through as they were spoken.
     """
-    simulator = await start_simulator(SimulatorOptions(agent="parrot"))
+    simulator = await start_simulator(SimulatorOptions())
     try:
-        chosen = settings or demo_settings(simulator, port)
-        async with open_gateway(chosen) as running:
+        async with open_gateway(demo_settings(simulator, _free(port))) as running:
             is_good = await _show(terminal, running, simulator, folder)
-            if terminal.is_interactive:
+            if stays:
                 _invite(terminal, running)
                 with suppress(asyncio.CancelledError):
                     await asyncio.Event().wait()
             return is_good
     finally:
         await simulator.close()
+
+
+def _free(port: int) -> int:
+    """The port if nobody has it, else 0: any."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
 
 
 def demo_settings(simulator: Simulator, port: int = 0) -> Settings:
@@ -158,9 +175,9 @@ def _conclude(
     terminal: Terminal, story: Story, report: CallReport, simulator: Simulator, folder: Path
 ) -> bool:
     said, heard = report.tracks(RATE_HZ)
-    model_heard = simulator.sessions[-1].heard if simulator.sessions else b""
+    model_heard = bytes(simulator.sessions[-1].hearing.heard.pcm) if simulator.sessions else b""
     up = correlation_per_second(said, model_heard, RATE_HZ)
-    down = correlation_per_second(_spoken(simulator), heard, RATE_HZ)
+    down = correlation_per_second(_spoken(story, simulator), heard, RATE_HZ)
     terminal.say("\nMeasured in this call:")
     terminal.table(_figures(story, report, up, down))
     files = _write(folder, said, heard)
@@ -171,14 +188,14 @@ def _conclude(
     return bool(up and down) and min(up) > GOOD and report.close_code == NORMAL
 
 
-def _spoken(simulator: Simulator) -> bytes:
-    """What the agent generated, item after item."""
-    session = simulator.sessions[-1]
-    return b"".join(session.spoken.values())
-
-
-GOOD: Final = 0.99
-NORMAL: Final = 1000
+def _spoken(story: Story, simulator: Simulator) -> bytes:
+    """What the agent generated, as far as the gateway says it was heard."""
+    spoken = simulator.sessions[-1].spoken
+    played = (fact for fact in story.facts if isinstance(fact, ItemPlayed))
+    per_ms = RATE_HZ // 1000 * 2
+    return b"".join(
+        bytes(spoken[fact.item_id][: int(fact.heard_ms) * per_ms]) + PAUSE for fact in played
+    )
 
 
 def _figures(
@@ -186,13 +203,21 @@ def _figures(
 ) -> list[tuple[str, str]]:
     return [
         ("set-up, start message to model ready", _ms(story.values(CallReady, "setup_s"))),
-        ("start message to first sound of the agent", _ms(story.values(FirstAudioSent, "latency_s"))),
-        ("end of a turn to first sound (model included)", _ms(story.values(TurnAnswered, "latency_s"))),
+        (
+            "start message to first sound of the agent",
+            _ms(story.values(FirstAudioSent, "latency_s")),
+        ),
+        (
+            "end of a turn to first sound (model included)",
+            _ms(story.values(TurnAnswered, "latency_s")),
+        ),
         ("added by the gateway, caller to model", _ms(_relay(story, "up"), 2)),
         ("added by the gateway, agent to caller", _ms(_relay(story, "down"), 2)),
         ("interruption heard to stop sent", _ms(story.values(BargedIn, "clear_s"), 2)),
-        ("heard after an interruption, at most", _ms(
-            [value / 1000 for value in story.values(BargeInConfirmed, "heard_after_ms")])),
+        (
+            "heard after an interruption, at most",
+            _ms([value / 1000 for value in story.values(BargeInConfirmed, "heard_after_ms")]),
+        ),
         ("caller's words at the model, likeness per second", _likeness(up)),
         ("agent's words at the caller, likeness per second", _likeness(down)),
         ("audio lost on the way", f"{report.dropped_ms:.0f} ms"),

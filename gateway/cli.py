@@ -1,0 +1,242 @@
+"""The sub-commands, one thin function each."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from gateway import __version__, logs
+from gateway.errors import AudioFileError, GatewayError, SettingsError
+from gateway.settings import Settings, load_settings
+from gateway.terminal import Terminal
+
+_Value = TypeVar("_Value")
+
+cli = typer.Typer(
+    name="gateway",
+    help="Puts a speech-to-speech model on a telephone line.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for scripts.")]
+Config = Annotated[Path | None, typer.Option("--config", help="The gateway.toml to read.")]
+
+# Exit codes: bad settings or arguments; anything else that went wrong.
+BAD_INPUT, FAILED = 2, 1
+
+
+def main() -> None:
+    """The ``gateway`` command: every error is one line, bad input exits with 2."""
+    try:
+        cli()
+    except SettingsError as error:
+        _leave(BAD_INPUT, *error.problems)
+    except AudioFileError as error:
+        _leave(BAD_INPUT, str(error))
+    except GatewayError as error:
+        _leave(FAILED, str(error))
+    except OSError as error:
+        _leave(FAILED, f"{error.strerror or error}")
+
+
+def _leave(code: int, *lines: str) -> NoReturn:
+    for line in lines:
+        print(f"gateway: {line}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@cli.callback(invoke_without_command=True)
+def _gateway(
+    *, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@cli.command()
+def serve(
+    *,
+    host: Annotated[str | None, typer.Option(help="GATEWAY_HOST")] = None,
+    port: Annotated[int | None, typer.Option(help="GATEWAY_PORT")] = None,
+    ops_host: Annotated[str | None, typer.Option(help="GATEWAY_OPS_HOST")] = None,
+    ops_port: Annotated[int | None, typer.Option(help="GATEWAY_OPS_PORT")] = None,
+    config: Config = None,
+) -> None:
+    """Take calls until SIGTERM, then wait for those there are (GATEWAY_DRAIN_S)."""
+    overrides = {"host": host, "port": port, "ops_host": ops_host, "ops_port": ops_port}
+    settings = load_settings(os.environ, config, overrides)
+    if problems := settings.problems_for_serving():
+        raise SettingsError(problems)
+    _configure_logs(settings)
+    _run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    from gateway.app import open_gateway  # noqa: PLC0415  # `gateway --help` needs no aiohttp
+
+    for warning in settings.warnings:
+        print(f"gateway: warning: {warning}", file=sys.stderr)
+    async with open_gateway(settings) as running:
+        print(
+            f"gateway: taking calls on {settings.host}:{running.port}, "
+            f"operations on {settings.ops_host}:{running.ops_port}",
+            file=sys.stderr,
+        )
+        stop = _stop_signal()
+        await stop.wait()
+        stop.clear()
+        draining = asyncio.create_task(running.drain(settings.drain_s))
+        second = asyncio.create_task(stop.wait())
+        await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, second):
+            task.cancel()
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set by SIGTERM or Ctrl-C; a second one means at once."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+@cli.command()
+def demo(
+    *,
+    once: Annotated[bool, typer.Option("--once", help="End after the sample call.")] = False,
+    folder: Annotated[Path, typer.Option("--out", help="Where the WAV files go.")] = Path("demo"),
+    port: Annotated[int, typer.Option(help="Public port, if it is free.")] = 8080,
+    as_json: Json = False,
+) -> None:
+    """Carry a recorded caller to a talking agent and show what happened. Needs no account."""
+    from gateway.demo import run_demo  # noqa: PLC0415  # as above
+
+    logs.configure("warning", "auto")
+    terminal = Terminal(as_json=as_json)
+    stays = terminal.is_interactive and not once and not as_json
+    if not _run(run_demo(terminal, folder, port, stays=stays)):
+        _leave(FAILED, "the call did not come through as it was spoken; see the figures above")
+
+
+@cli.command()
+def call(
+    file: Annotated[Path, typer.Argument(help="WAV file the caller plays (16-bit mono).")],
+    *,
+    url: Annotated[str, typer.Option(help="Any gateway's base URL.")] = "http://127.0.0.1:8080",
+    provider: Annotated[str, typer.Option(help="twilio or asterisk")] = "twilio",
+    calls: Annotated[int, typer.Option(help="So many calls at the same time.", min=1)] = 1,
+    barge_in_s: Annotated[
+        float, typer.Option(help="Talk this long after the agent began to; 0 = be polite.", min=0)
+    ] = 0.0,
+    hang_up_after_s: Annotated[float, typer.Option(help="Longest call.", min=0.1)] = 60.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for WAVs of the first call.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Play a provider and a caller against any gateway that speaks the provider's protocol."""
+    from gateway.dialout import Wishes, place_calls  # noqa: PLC0415  # as above
+
+    wishes = Wishes(file, url, provider, calls, barge_in_s, hang_up_after_s, out)
+    if not _run(place_calls(Terminal(as_json=as_json), wishes, os.environ)):
+        _leave(FAILED, "not every call came to its end")
+
+
+@cli.command()
+def say(
+    text: Annotated[str, typer.Argument(help="What to say to the model.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The WAV file to write.")] = Path("answer.wav"),
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Text in, speech out, straight to the model: prints what arrives and writes a WAV."""
+    from gateway.say import say as converse  # noqa: PLC0415  # as above
+
+    settings = load_settings(os.environ, config)
+    _configure_logs(settings)
+    terminal = Terminal(as_json=as_json)
+    spoken = _run(converse(terminal, settings, text, out))
+    seconds = len(spoken.pcm) / 48_000
+    terminal.say(f"\n{spoken.text}\n\n{out}: {seconds:.1f} s of speech")
+    terminal.result(
+        {
+            "text": spoken.text,
+            "file": str(out),
+            "speech_s": seconds,
+            "first_audio_s": spoken.first_audio_s,
+        }
+    )
+
+
+@cli.command()
+def simulator(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8090,
+    key: Annotated[str, typer.Option(help="Accept this key only; empty = any.")] = "",
+    script: Annotated[
+        Path | None, typer.Option(help="A file of turns instead of a parrot.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="A fault to show, as name=value; may be repeated.")
+    ] = None,
+) -> None:
+    """Be the Realtime API: a parrot (or a script) any client can talk to, without an account."""
+    from gateway.simulator.faults import parse_faults  # noqa: PLC0415  # as above
+    from gateway.simulator.server import SimulatorOptions  # noqa: PLC0415
+
+    logs.configure("info", "auto")
+    _run(_simulate(SimulatorOptions(host, port, key, (), script, parse_faults(fault or []))))
+
+
+async def _simulate(options: Any) -> None:
+    from gateway.simulator.server import start_simulator  # noqa: PLC0415
+
+    running = await start_simulator(options)
+    print(f"gateway: a parrot listens on {running.url}; stop with Ctrl-C", file=sys.stderr)
+    try:
+        await _stop_signal().wait()
+    finally:
+        await running.close()
+
+
+@cli.command()
+def check(
+    *,
+    config: Config = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask nobody.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look at settings, credential and reachability; say what is wrong and how to mend it."""
+    from gateway.check import report  # noqa: PLC0415  # as above
+
+    settings = load_settings(os.environ, config)
+    logs.configure("warning", settings.log_format, secrets=settings.secret_values)
+    if not _run(report(Terminal(as_json=as_json), settings, is_offline=offline)):
+        raise SystemExit(FAILED)
+
+
+def _configure_logs(settings: Settings) -> None:
+    logs.configure(settings.log_level, settings.log_format, secrets=settings.secret_values)
+
+
+def _run(work: Coroutine[Any, Any, _Value]) -> _Value:
+    """On uvloop where the platform has it; Ctrl-C is an ordinary end."""
+    try:
+        import uvloop  # noqa: PLC0415  # not on Windows
+    except ImportError:
+        runner = asyncio.Runner()
+    else:
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    with runner:
+        try:
+            return runner.run(work)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None

@@ -56,7 +56,8 @@ Format = Literal["auto", "json", "console"]
 _HIDDEN = "***"
 _MAX_TEXT_CHARS = 2000
 _MAX_TRACEBACK_CHARS = 20000
-_MAX_SCANNED_CHARS = 65536
+# A cut may leave half a secret behind, which is no longer known: so much is thrown away with it.
+_CUT_MARGIN_CHARS = 1000
 _MAX_ENTRIES = 50
 _MAX_DEPTH = 4
 # Shorter ones would hide ordinary words, and protect nothing.
@@ -70,6 +71,7 @@ _SECRET_KEY = re.compile(
     r"(^|_)(token|secret|password|passwd|authorization|api_?key|signature|cookie|credential)s?$"
 )
 _NUMBER_KEY = re.compile(r"(^|_)(number|from|to|caller|called|phone)$")
+# Every pattern takes linear time: a peer's text must not hold up the event loop.
 _SECRET_TEXTS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w+/.~=-]{6,}"), rf"\1 {_HIDDEN}"),
     (
@@ -81,13 +83,13 @@ _SECRET_TEXTS = (
     ),
     (
         re.compile(
-            r"(?i)([\w-]*(?:token|secret|password|passwd|signature|\bsig))"
+            r"(?i)(token|secret|password|passwd|signature|\bsig)"
             r"(=[\"']?|[\"']\s*:\s*[\"']?)([^\s\"'&,;{}()<>]+)"
         ),
         rf"\1\2{_HIDDEN}",
     ),
     # A JSON Web Token and an OpenAI key give themselves away.
-    (re.compile(r"\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*"), _HIDDEN),
+    (re.compile(r"\beyJ[\w-]{8,}(?:\.[\w-]*){0,2}"), _HIDDEN),
     (re.compile(r"\bsk-[\w-]{12,}"), _HIDDEN),
     (re.compile(r"//[^\s/@:]+:[^\s/@]+@"), f"//{_HIDDEN}@"),
 )
@@ -159,7 +161,10 @@ class _Redaction:
     def _text(
         self, text: str, max_chars: int = _MAX_TEXT_CHARS, *, keep_lines: bool = False
     ) -> str:
-        clean = self._without_secrets(text[:_MAX_SCANNED_CHARS])
+        scanned = text[: max_chars + 2 * _CUT_MARGIN_CHARS]
+        clean = self._without_secrets(scanned)
+        if len(scanned) < len(text):
+            clean = clean[:-_CUT_MARGIN_CHARS]
         return _escaped(clean[:max_chars], keep_lines=keep_lines)
 
     def _without_secrets(self, text: str) -> str:

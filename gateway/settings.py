@@ -163,7 +163,7 @@ class Agent(_Table):
         json_schema_extra={"hidden": True, "accepted": "1 to 32 of a-z 0-9 _ -"},
     )
     instructions: str = _described(
-        "You are a friendly assistant on the telephone. Answer in one or two short sentences, in "
+        "You are the friendly voice that answers this phone. Use one or two short sentences, in "
         "the caller's language. Say numbers and addresses slowly. If you did not understand, ask.",
         "What the model is told about its part",
         "short spoken answers suit a telephone",

@@ -1,0 +1,93 @@
+"""What the parts of a call share: the way out, what is told, and the alarms that are set."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.events import (
+    AudioCounted,
+    AudioDropped,
+    Direction,
+    Fact,
+    ProviderCommand,
+    RealtimeCommand,
+    SessionOptions,
+)
+
+# Carried audio is told about once in this time: a fact a frame would cost more than the frame.
+COUNT_EVERY_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What one call shall be like. ``prompts``: name -> 24 kHz PCM (apology, filler, goodbye)."""
+
+    provider: str
+    agent: str
+    session: SessionOptions
+    lead_ms: int
+    greeting: str = ""
+    allow_barge_in: bool = True
+    frame_ms: int = 20
+    mark_interval_ms: int = 100
+    max_message_bytes: int = 8000
+    has_marks: bool = True
+    has_status: bool = False
+    connect_budget_s: float = 5.0
+    reconnect_budget_s: float = 3.0
+    answer_s: float = 6.0
+    give_up_s: float = 15.0
+    idle_s: float = 60.0
+    max_call_s: float = 3600.0
+    last_words_s: float = 30.0
+    prompts: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Desk:
+    """Two outgoing queues, the facts, and named alarms (name -> when)."""
+
+    to_provider: deque[ProviderCommand] = field(default_factory=deque)
+    to_realtime: deque[RealtimeCommand] = field(default_factory=deque)
+    facts: list[Fact] = field(default_factory=list)
+    alarms: dict[str, float] = field(default_factory=dict)
+    _carried_ms: dict[Direction, float] = field(default_factory=dict)
+
+    def tell(self, fact: Fact) -> None:
+        """Report what happened."""
+        self.facts.append(fact)
+
+    def silence(self, *names: str) -> None:
+        """Take alarms back; harmless when they were not set."""
+        for name in names:
+            self.alarms.pop(name, None)
+
+    def due(self, now: float) -> list[str]:
+        """The alarms whose time has come, earliest first; they are set no more."""
+        names = sorted(
+            (name for name, at in self.alarms.items() if at <= now), key=self.alarms.__getitem__
+        )
+        self.silence(*names)
+        return names
+
+    def drop(self, direction: Direction, reason: str, duration_ms: float) -> None:
+        """Account for audio that does not get through."""
+        if duration_ms > 0:
+            self.tell(AudioDropped(direction, reason, duration_ms))
+
+    def count(self, direction: Direction, duration_ms: float) -> None:
+        """Account for audio that was carried."""
+        carried_ms = self._carried_ms.get(direction, 0.0) + duration_ms
+        self._carried_ms[direction] = carried_ms
+        if carried_ms >= COUNT_EVERY_MS:
+            self._tell_count(direction)
+
+    def tell_counts(self) -> None:
+        """Report what was carried since the last time."""
+        for direction in list(self._carried_ms):
+            self._tell_count(direction)
+
+    def _tell_count(self, direction: Direction) -> None:
+        duration_ms = self._carried_ms.pop(direction)
+        if duration_ms:
+            self.tell(AudioCounted(direction, duration_ms))

@@ -1,0 +1,207 @@
+"""The agent's voice at the caller's ear: handed over, accounted for, silenced by a barge-in."""
+
+from typing import Final
+
+from gateway.conversation import Conversation
+from gateway.desk import CallOptions, Desk
+from gateway.downlink import Downlink
+from gateway.events import (
+    AudioDelta,
+    BargeInConfirmed,
+    CallStarted,
+    ClearAudio,
+    ItemPlayed,
+    MarksLost,
+    PlayAudio,
+    PromptPlayed,
+    ProviderCommand,
+    QueryPlayout,
+    SendMark,
+    TruncateItem,
+)
+from gateway.playout import Heard, PlayoutOptions
+
+# A model counts a little less than it sent (85 ms seen, pipecat#2106): near the end is the end.
+TRUNCATE_MARGIN_MS: Final = 100
+# How long the provider may take to say what it still held before marks have to do.
+STATUS_WAIT_S: Final = 0.1
+
+
+class Voice:
+    """Plays, counts what was heard, and stops."""
+
+    def __init__(self, desk: Desk, options: CallOptions, started: CallStarted) -> None:
+        self._desk = desk
+        self._options = options
+        self._downlink = Downlink(options.session.audio, _playout_options(started, options))
+        self._playout = self._downlink.playout
+        self._foreign_items: frozenset[str] = frozenset()
+        self._cleared: tuple[float, float] | None = None
+        self.conversation = Conversation()
+        self.barge_ins = 0
+        self.received_ms = 0.0
+        self.heard_ms = 0.0
+
+    # ------------------------------------------------------------------ playing
+
+    def play(self, delta: AudioDelta, now: float) -> bool:
+        """Queue a delta and hand over what may go; true when something went."""
+        self._downlink.accept(delta)
+        commands = self._playout.release(now, now)
+        self._desk.to_provider.extend(commands)
+        return bool(commands)
+
+    def play_prompt(self, name: str, now: float) -> None:
+        """Let the caller hear a local recording, behind what is queued; none is no error."""
+        pcm = self._options.prompts.get(name, b"")
+        if pcm:
+            self._desk.tell(PromptPlayed(name))
+            self._desk.to_provider.extend(self._downlink.play_prompt(name, pcm, now))
+
+    def duration_ms(self, delta: AudioDelta) -> float:
+        """How long a delta is."""
+        return self._downlink.duration_ms(delta.payload)
+
+    def is_full(self) -> bool:
+        """The caller is minutes behind the model."""
+        return self._playout.is_full()
+
+    def end_item(self) -> None:
+        """No more audio comes for the present item."""
+        self._downlink.end_item()
+
+    def end_response(self, response_id: str) -> None:
+        """No more audio comes for this answer."""
+        self._downlink.end_response(response_id)
+
+    def is_cancelled(self, response_id: str) -> bool:
+        """Whether this answer was interrupted: its late audio never plays."""
+        return self._downlink.is_cancelled(response_id)
+
+    def cancel(self, response_id: str) -> None:
+        """Let nothing more of this answer be played."""
+        self._downlink.cancel(response_id)
+
+    def is_drained(self, now: float) -> bool:
+        """Everything has been played."""
+        return self._playout.is_drained(now)
+
+    def unheard_ms(self, now: float) -> float:
+        """Audio the caller has not heard yet."""
+        return self._playout.unheard_ms(now)
+
+    def advance(self, now: float) -> None:
+        """Hand over what may go, and close the accounts of what was heard to its end."""
+        self._desk.to_provider.extend(self._playout.release(now))
+        for heard in self._playout.collect(now):
+            self._account(heard)
+
+    # ------------------------------------------------------------------ the provider's word
+
+    def mark_reached(self, name: str, now: float) -> None:
+        """The phone has played so far; a mark that was cleared confirms the clear."""
+        if not self._playout.mark_reached(name, now):
+            self._clear_confirmed(now)
+
+    def playout_reported(self, queued_ms: int, now: float) -> None:
+        """The provider says what it still held when we cleared."""
+        self._desk.silence("cut")
+        self.settle(queued_ms)
+        self._clear_confirmed(now)
+
+    def pause(self) -> None:
+        """The provider's queue is full."""
+        self._playout.pause()
+
+    def resume(self) -> None:
+        """The provider takes audio again."""
+        self._playout.resume()
+
+    def next_timer(self) -> float | None:
+        """When ``timer_fired`` wants to be called."""
+        return self._playout.next_timer()
+
+    def timer_fired(self, now: float) -> None:
+        """Time has passed for the phone too."""
+        if self._playout.timer_fired(now):
+            self._desk.tell(MarksLost())
+
+    # ------------------------------------------------------------------ stopping
+
+    def stop(self, now: float) -> None:
+        """Silence the agent wherever its voice is; nothing happens when all was heard."""
+        if self._playout.is_drained(now):
+            return
+        self.barge_ins += 1
+        self.settle()
+        unheard_ms = self._playout.unheard_ms(now)
+        unsent_ms = self._take_back_unsent()
+        self._desk.drop("down", "unheard", unsent_ms + self._playout.clear(now))
+        self._downlink.forget()
+        self._cleared = (now, unheard_ms - unsent_ms)
+        if self._options.has_status:
+            self._desk.to_provider.extend((QueryPlayout(), ClearAudio(now)))
+            self._desk.alarms["cut"] = now + STATUS_WAIT_S
+        else:
+            self._desk.to_provider.append(ClearAudio(now))
+            self.settle()
+
+    def _take_back_unsent(self) -> float:
+        """Audio that waits for the socket must not follow the clear; returns its ms."""
+        queue = self._desk.to_provider
+        unsent: list[ProviderCommand] = [c for c in queue if isinstance(c, PlayAudio | SendMark)]
+        kept = [c for c in queue if not isinstance(c, PlayAudio | SendMark)]
+        queue.clear()
+        queue.extend(kept)
+        return self._playout.unsend(unsent)
+
+    def settle(self, queued_ms: int | None = None) -> None:
+        """Close the accounts of what was cut, and make the model forget what was not heard."""
+        for heard in self._playout.settle(queued_ms):
+            self._downlink.cancel(heard.response_id)
+            self._account(heard)
+            if self._is_to_truncate(heard):
+                self._desk.to_realtime.append(
+                    TruncateItem(heard.item_id, heard.content_index, int(heard.heard_ms))
+                )
+
+    def _is_to_truncate(self, heard: Heard) -> bool:
+        if not heard.response_id or heard.item_id in self._foreign_items:
+            return False
+        return not heard.is_done or heard.received_ms - heard.heard_ms > TRUNCATE_MARGIN_MS
+
+    def _account(self, heard: Heard) -> None:
+        if not heard.response_id:
+            return
+        text = self.conversation.heard(heard.item_id, heard.received_ms, heard.heard_ms)
+        self.received_ms += heard.received_ms
+        self.heard_ms += heard.heard_ms
+        self._desk.tell(ItemPlayed(heard.item_id, heard.received_ms, heard.heard_ms, text))
+
+    def _clear_confirmed(self, now: float) -> None:
+        if self._cleared is not None:
+            at, unheard_ms = self._cleared
+            self._cleared = None
+            self._desk.tell(BargeInConfirmed(min(unheard_ms, (now - at) * 1000)))
+
+    def outlive_session(self, response_id: str) -> None:
+        """The session is gone: what is queued plays on, but its items cannot be truncated."""
+        self._downlink.end_response(response_id)
+        self._foreign_items = self._playout.open_items()
+
+    def finish(self, now: float) -> None:
+        """The call is over: close every account."""
+        self.settle()
+        self._desk.drop("down", "ended", self._playout.clear(now))
+        self.settle()
+
+
+def _playout_options(started: CallStarted, options: CallOptions) -> PlayoutOptions:
+    return PlayoutOptions(
+        audio=started.audio_out,
+        lead_ms=options.lead_ms,
+        frame_ms=options.frame_ms,
+        mark_interval_ms=options.mark_interval_ms,
+        max_message_bytes=options.max_message_bytes,
+        has_marks=options.has_marks,
+    )

@@ -1,0 +1,403 @@
+"""Facts become series with closed labels, and gauges come back to 0."""
+
+import random
+from dataclasses import replace
+from typing import Literal, cast, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+
+from gateway.events import (
+    RESULTS,
+    ULAW_8K,
+    AudioCounted,
+    AudioDropped,
+    BargedIn,
+    BargeInConfirmed,
+    CallBegan,
+    CallEnded,
+    CallerSpoke,
+    CallReady,
+    DtmfEntered,
+    Fact,
+    FirstAudioSent,
+    FrameRejected,
+    ItemPlayed,
+    MarksLost,
+    PromptPlayed,
+    RateLimitSeen,
+    RealtimeDialled,
+    RealtimeErrorSeen,
+    RealtimeLost,
+    RealtimeReconnected,
+    Reason,
+    RelayMeasured,
+    StateChanged,
+    Termination,
+    TokensUsed,
+    ToolCalled,
+    TurnAnswered,
+    TurnTimedOut,
+    Usage,
+)
+from gateway.metrics import CallMetrics, Metrics, add_process_metrics, metrics_table
+
+BEGAN = CallBegan("twilio", "default", "CA1", "+15551234567", "+15557654321", ULAW_8K, ULAW_8K)
+
+
+def ended(reason: Reason, duration_s: float = 0.0) -> CallEnded:
+    """The end of a call for this reason."""
+    return CallEnded(Termination(reason), duration_s, 0, 0, 0, 0)
+
+
+class Exported:
+    """A registry with our metrics, and what it exports."""
+
+    def __init__(self, agents: tuple[str, ...] = ("default",)) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = Metrics(self.registry, agents=agents)
+
+    def value(self, name: str, **labels: str) -> float:
+        """The value of one series, which must exist."""
+        value = self.registry.get_sample_value(f"gateway_{name}", labels)
+        assert value is not None, (name, labels)
+        return value
+
+    def series(self) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+        """The name and labels of every series."""
+        return {
+            (sample.name, tuple(sample.labels.items()))
+            for family in self.registry.collect()
+            for sample in family.samples
+        }
+
+    def one_call(self, *facts: Fact) -> CallMetrics:
+        """A call of which these facts are told."""
+        call = self.metrics.call()
+        for fact in facts:
+            call.observe(fact)
+        return call
+
+
+@pytest.fixture
+def exported() -> Exported:
+    """Fresh metrics."""
+    return Exported()
+
+
+@pytest.mark.parametrize(
+    ("fact", "name", "labels", "value"),
+    [
+        (BEGAN, "calls_started_total", {"provider": "twilio", "agent": "default"}, 1),
+        (BEGAN, "calls_active", {"provider": "twilio"}, 1),
+        (RealtimeDialled("ok", 0.2), "realtime_connect_total", {"result": "ok"}, 1),
+        (RealtimeDialled("ok", 0.2), "realtime_connect_seconds_sum", {}, 0.2),
+        (RealtimeDialled("ok", 0.2), "realtime_sessions_active", {}, 1),
+        (RealtimeDialled("429", 0.2), "realtime_connect_total", {"result": "429"}, 1),
+        (RealtimeDialled("429", 0.2), "realtime_sessions_active", {}, 0),
+        (
+            RealtimeLost(1006, 12.5, is_expected=False),
+            "realtime_disconnects_total",
+            {"code": "1006", "expected": "no"},
+            1,
+        ),
+        (RealtimeLost(1000, 12.5, is_expected=True), "realtime_seconds_total", {}, 12.5),
+        (
+            RealtimeLost(3000, 1, is_expected=True),
+            "realtime_disconnects_total",
+            {"code": "other", "expected": "yes"},
+            1,
+        ),
+        (RealtimeReconnected(0.7), "realtime_reconnect_gap_seconds_sum", {}, 0.7),
+        (CallReady(0.4), "call_setup_seconds_sum", {}, 0.4),
+        (CallReady(0.4), "call_setup_total", {"result": "ok"}, 1),
+        (AudioCounted("up", 980), "audio_ms_total", {"direction": "up"}, 980),
+        (
+            AudioDropped("down", "unheard", 300),
+            "audio_dropped_ms_total",
+            {"direction": "down", "reason": "unheard"},
+            300,
+        ),
+        (
+            RelayMeasured("down", 0.003),
+            "relay_latency_seconds_bucket",
+            {"direction": "down", "le": "0.005"},
+            1,
+        ),
+        (FirstAudioSent(0.9), "first_audio_seconds_sum", {}, 0.9),
+        (TurnAnswered(0.8), "turn_latency_seconds_sum", {}, 0.8),
+        (TurnTimedOut(is_final=False), "turn_timeouts_total", {"outcome": "retried"}, 1),
+        (TurnTimedOut(is_final=True), "turn_timeouts_total", {"outcome": "gave_up"}, 1),
+        (BargedIn(0.004), "bargein_clear_seconds_sum", {}, 0.004),
+        (BargeInConfirmed(180), "bargein_heard_seconds_sum", {}, 0.18),
+        (ItemPlayed("i", 2000, 1500, "hi"), "audio_unheard_ms_total", {}, 500),
+        (DtmfEntered(), "dtmf_total", {}, 1),
+        (ToolCalled("unknown"), "tool_calls_total", {"result": "unknown"}, 1),
+        (
+            RealtimeErrorSeen("session_expired", "expired", "x"),
+            "realtime_errors_total",
+            {"code": "session_expired"},
+            1,
+        ),
+        (RateLimitSeen("tokens", 77), "realtime_rate_limit_remaining", {"limit": "tokens"}, 77),
+        (
+            FrameRejected("provider", "bad_json", "x"),
+            "frame_errors_total",
+            {"side": "provider", "kind": "bad_json"},
+            1,
+        ),
+        (MarksLost(), "marks_lost_total", {}, 1),
+        (PromptPlayed("apology"), "prompts_played_total", {"prompt": "apology"}, 1),
+    ],
+)
+def test_fact_is_counted(
+    exported: Exported, fact: Fact, name: str, labels: dict[str, str], value: float
+) -> None:
+    """Each fact moves its series by what it says."""
+    exported.one_call(fact)
+    assert exported.value(name, **labels) == pytest.approx(value)
+
+
+def test_every_fact_is_known() -> None:
+    """A kind of fact that is added to the vocabulary must be measured here, or knowingly not."""
+    assert set(CallMetrics._OBSERVERS) == set(get_args(Fact))
+
+
+@pytest.mark.parametrize("fact", [CallerSpoke("my card is 4111"), StateChanged("turn", "speaking")])
+def test_what_is_for_logs_only(exported: Exported, fact: Fact) -> None:
+    """Facts for the log change no series."""
+    before = generate_latest(exported.registry)
+    exported.one_call(fact)
+    assert generate_latest(exported.registry) == before
+
+
+@pytest.mark.parametrize("reason", get_args(Reason))
+def test_every_end_is_counted_under_its_result(exported: Exported, reason: Reason) -> None:
+    """Each reason has a series from the start, beside the party to blame."""
+    labels = {"result": RESULTS[reason], "reason": reason}
+    assert exported.value("calls_ended_total", **labels) == 0
+    exported.one_call(BEGAN, CallReady(0.1), ended(reason, 30.5))
+    assert exported.value("calls_ended_total", **labels) == 1
+    assert exported.value("call_seconds_total") == 30.5
+    assert exported.value("calls_active", provider="twilio") == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "result"),
+    [
+        ("caller_hangup", "abandoned"),
+        ("provider_lost", "abandoned"),
+        ("realtime_unavailable", "error"),
+        ("internal_error", "error"),
+    ],
+)
+def test_set_up_that_did_not_succeed(exported: Exported, reason: Reason, result: str) -> None:
+    """A call that ends before it is ready is an error, unless the caller left first."""
+    exported.one_call(BEGAN, ended(reason))
+    assert exported.value("call_setup_total", result=result) == 1
+    assert exported.value("call_setup_total", result="ok") == 0
+
+
+def test_set_up_is_counted_once(exported: Exported) -> None:
+    """A call whose session was replaced and configured again was set up once."""
+    exported.one_call(BEGAN, CallReady(0.1), CallReady(9), ended("realtime_error"))
+    assert exported.value("call_setup_total", result="ok") == 1
+    assert exported.value("call_setup_total", result="error") == 0
+    assert exported.value("call_setup_seconds_count") == 1
+
+
+def test_tokens_add_up(exported: Exported) -> None:
+    """Cached tokens are a part of the input, so they are counted once."""
+    exported.one_call(TokensUsed(Usage(100, 200, 30, 40, 50, 60)))
+    values = {
+        pair: exported.value("realtime_tokens_total", direction=pair[0], kind=pair[1])
+        for pair in [
+            ("input", "text"),
+            ("input", "audio"),
+            ("input", "cached_text"),
+            ("input", "cached_audio"),
+            ("output", "text"),
+            ("output", "audio"),
+        ]
+    }
+    assert list(values.values()) == [70, 160, 30, 40, 50, 60]
+
+
+def test_counters_never_go_back(exported: Exported) -> None:
+    """Nonsense amounts count as nothing instead of raising."""
+    exported.one_call(
+        BEGAN,
+        AudioCounted("up", -5),
+        TokensUsed(Usage(input_text=1, input_cached_text=9)),
+        ItemPlayed("i", 10, 20, ""),
+        ended("caller_hangup", -1),
+    )
+    assert exported.value("audio_ms_total", direction="up") == 0
+    assert exported.value("realtime_tokens_total", direction="input", kind="text") == 0
+    assert exported.value("call_seconds_total") == 0
+
+
+def test_call_that_never_ended_is_our_bug(exported: Exported) -> None:
+    """Closing an observer puts the gauges right and blames us, once."""
+    call = exported.one_call(BEGAN, RealtimeDialled("ok", 0.1), RealtimeDialled("ok", 0.1))
+    call.close()
+    call.close()
+    assert exported.value("calls_active", provider="twilio") == 0
+    assert exported.value("realtime_sessions_active") == 0
+    labels = {"result": "server_error", "reason": "internal_error"}
+    assert exported.value("calls_ended_total", **labels) == 1
+
+
+GAUGED = st.sampled_from(
+    [
+        BEGAN,
+        RealtimeDialled("ok", 0.1),
+        RealtimeDialled("refused", 0.1),
+        RealtimeLost(1006, 1, is_expected=False),
+        CallReady(0.1),
+        ended("caller_hangup"),
+    ]
+)
+
+
+@given(st.lists(GAUGED), st.lists(GAUGED))
+def test_gauges_come_back_to_zero(before: list[Fact], after: list[Fact]) -> None:
+    """Facts in any order, before and after closing, leave no gauge above or below 0 (P84)."""
+    exported = Exported()
+    for facts in (before, after):
+        call = exported.metrics.call()
+        for fact in facts:
+            call.observe(fact)
+            assert exported.value("calls_active", provider="twilio") in (0, 1)
+            assert exported.value("realtime_sessions_active") >= 0
+        call.close()
+    assert exported.value("calls_active", provider="twilio") == 0
+    assert exported.value("realtime_sessions_active") == 0
+
+
+@given(st.lists(st.sampled_from(get_args(Reason)), max_size=20))
+def test_started_equals_ended_plus_active(reasons: list[Reason]) -> None:
+    """Calls are conserved: started = ended + active (P85)."""
+    exported = Exported()
+    exported.one_call(BEGAN)
+    for reason in reasons:
+        exported.one_call(BEGAN, ended(reason))
+    text = "gateway_calls_ended_total"
+    total = sum(s.value for f in exported.registry.collect() for s in f.samples if s.name == text)
+    assert total == len(reasons)
+    labels = {"provider": "twilio", "agent": "default"}
+    assert exported.value("calls_started_total", **labels) == total + 1
+
+
+def test_labels_are_closed(exported: Exported) -> None:
+    """Ten thousand calls full of random words add no series at all (P83)."""
+    before = exported.series()
+    dice = random.Random(1)  # noqa: S311 - a fixed sequence, not a secret
+    for _ in range(10_000):
+        word = f"{dice.getrandbits(64):x}"
+        call = exported.one_call(
+            replace(BEGAN, provider=word, agent=word, provider_call_id=word, from_number=word),
+            RealtimeDialled(word, 0.1),
+            RealtimeErrorSeen(word, "warn", word),
+            RealtimeLost(dice.randrange(5000), 1, is_expected=False),
+            FrameRejected("provider", word, word),
+            AudioDropped("up", word, 20),
+            ToolCalled(word),
+            PromptPlayed(word),
+            RateLimitSeen(word, 1),
+        )
+        call.close()
+        exported.metrics.rejected(word, word)
+        exported.metrics.auth_failed(word)
+        exported.metrics.token_refreshed(word)
+        exported.metrics.set_breaker(is_open=True, target=word)
+    assert exported.series() == before
+    assert exported.value("rejected_total", stage="other", reason="other") == 10_000
+    assert exported.value("calls_started_total", provider="other", agent="other") == 10_000
+
+
+def test_number_of_series() -> None:
+    """With every agent that may be configured, one process stays under 3,000 series."""
+    exported = Exported(agents=tuple(f"agent-{n}" for n in range(50)))
+    add_process_metrics(exported.registry)
+    assert 300 < len(exported.series()) < 3000
+    assert len(generate_latest(exported.registry)) < 1024 * 1024
+
+
+def test_agents_have_their_own_series() -> None:
+    """Calls are told apart by the agent that answers."""
+    exported = Exported(agents=("default", "sales"))
+    exported.one_call(replace(BEGAN, agent="sales"))
+    assert exported.value("calls_started_total", provider="twilio", agent="sales") == 1
+
+
+def test_nothing_of_a_call_is_exported(exported: Exported) -> None:
+    """No number, id, word or error text of a call can be found in a scrape (P77)."""
+    exported.one_call(
+        replace(BEGAN, provider_call_id="canary", from_number="canary", to_number="canary"),
+        CallerSpoke("canary"),
+        ItemPlayed("canary", 1, 1, "canary"),
+        RealtimeErrorSeen("canary", "fatal", "canary"),
+        FrameRejected("realtime", "canary", "canary"),
+        replace(ended("realtime_error"), detail="canary"),
+    )
+    assert b"canary" not in generate_latest(exported.registry)
+
+
+def test_state_of_the_process(exported: Exported) -> None:
+    """What the process says of itself is exported as said."""
+    metrics = exported.metrics
+    metrics.set_ready(is_ready=True)
+    metrics.set_draining(is_draining=True)
+    metrics.set_insecure(is_insecure=True)
+    metrics.set_calls_limit(40)
+    metrics.set_token_expiry(1_800_000_000)
+    metrics.set_breaker(is_open=True)
+    metrics.loop_lag(0.03)
+    metrics.loop_lag(-1)
+    metrics.token_refreshed("timeout")
+    names = ("ready", "draining", "insecure_mode")
+    assert [exported.value(name) for name in names] == [1, 1, 1]
+    assert exported.value("calls_limit") == 40
+    assert exported.value("token_expiry_timestamp_seconds") == 1_800_000_000
+    assert exported.value("realtime_breaker_open", target="primary") == 1
+    assert exported.value("event_loop_lag_seconds_bucket", le="0.05") == 2
+    assert exported.value("event_loop_lag_seconds_bucket", le="0.02") == 1
+    assert exported.value("token_refresh_total", result="timeout") == 1
+    metrics.set_ready(is_ready=False)
+    assert exported.value("ready") == 0
+
+
+def test_rejected_calls(exported: Exported) -> None:
+    """A call that was not taken counts by stage and reason, and as a set-up that was rejected."""
+    exported.metrics.rejected("handshake", "start_timeout")
+    exported.metrics.auth_failed("replay")
+    labels = {"stage": "handshake", "reason": "start_timeout"}
+    assert exported.value("rejected_total", **labels) == 1
+    assert exported.value("call_setup_total", result="rejected") == 1
+    assert exported.value("auth_failures_total", kind="replay") == 1
+
+
+def test_registries_do_not_share(exported: Exported) -> None:
+    """Two sets of metrics in one process know nothing of each other."""
+    Exported().one_call(BEGAN)
+    assert exported.value("calls_active", provider="twilio") == 0
+
+
+def test_unknown_fact_is_ignored(exported: Exported) -> None:
+    """Something that is no fact changes nothing and raises nothing."""
+    before = generate_latest(exported.registry)
+    exported.one_call(cast("Fact", Literal))
+    assert generate_latest(exported.registry) == before
+
+
+def test_table_for_people() -> None:
+    """The table has every metric of ours once, with a sentence."""
+    rows = {row.name: row for row in metrics_table()}
+    assert rows["gateway_calls_ended_total"].labels == "result, reason"
+    assert rows["gateway_relay_latency_seconds"].kind == "histogram"
+    assert rows["gateway_build_info"].kind == "info"
+    assert all(row.description.endswith(".") for row in rows.values())
+    assert len(rows) == len(metrics_table()) >= 38

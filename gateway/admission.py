@@ -14,13 +14,13 @@ from gateway.errors import AuthRejected, CallRejected
 # From the answer webhook to the stream's start message takes a provider well under a second.
 TOKEN_LIFE_S: Final = 60.0
 _NONCE_BYTES = 16
-_HEAD = struct.Struct(">d16s")
+_BODY = struct.Struct(">d16s32s")
 
 
 class Tokens:
     """Mints and redeems tokens: bound to a call id, good for a minute, good once.
 
-    A token is ``expiry | 128-bit nonce | HMAC-SHA256(key, expiry | nonce | call id)`` in base64url,
+    A token is ``expiry | 128-bit nonce | hash of the call id | HMAC-SHA256 of these`` in base64url,
     so that any process with the key can check it; only used ones need remembering.
     """
 
@@ -30,19 +30,22 @@ class Tokens:
 
     def mint(self, call_id: str, now: float) -> str:
         """A token for one call; ``now`` is unix seconds."""
-        head = _HEAD.pack(now + TOKEN_LIFE_S, secrets.token_bytes(_NONCE_BYTES))
-        return base64.urlsafe_b64encode(head + self._seal(head, call_id)).decode()
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        body = _BODY.pack(now + TOKEN_LIFE_S, nonce, _digest(call_id))
+        return base64.urlsafe_b64encode(body + self._seal(body)).decode()
 
     def redeem(self, token: str, call_id: str, now: float) -> None:
         """Accept a token once.
 
         Raises:
-            AuthRejected: kind missing, signature (made up, or of another call), expired, replay.
+            AuthRejected: kind missing, signature (made up), mismatch (of another call), expired,
+                replay.
         """
         if not token:
             raise AuthRejected("missing", "no token in the start message")
-        head = self._open(token, call_id)
-        expires_at, nonce = _HEAD.unpack(head)
+        expires_at, nonce, digest = self._open(token)
+        if not hmac.compare_digest(digest, _digest(call_id)):
+            raise AuthRejected("mismatch", "the token is of another call")
         if now > expires_at:
             raise AuthRejected("expired", "the token is too old")
         self._forget(now)
@@ -50,24 +53,28 @@ class Tokens:
             raise AuthRejected("replay", "the token was used before")
         self._used[nonce] = expires_at
 
-    def _open(self, token: str, call_id: str) -> bytes:
+    def _open(self, token: str) -> tuple[float, bytes, bytes]:
         try:
             raw = base64.b64decode(token, altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise AuthRejected("signature", "the token is not one of ours") from None
-        head, seal = raw[: _HEAD.size], raw[_HEAD.size :]
-        is_ours = hmac.compare_digest(seal, self._seal(head, call_id))
-        if len(head) != _HEAD.size or not is_ours:
-            raise AuthRejected("signature", "the token is not of this call")
-        return head
+        body, seal = raw[: _BODY.size], raw[_BODY.size :]
+        if len(body) != _BODY.size or not hmac.compare_digest(seal, self._seal(body)):
+            raise AuthRejected("signature", "the token is not one of ours")
+        expires_at, nonce, digest = _BODY.unpack(body)
+        return expires_at, nonce, digest
 
-    def _seal(self, head: bytes, call_id: str) -> bytes:
-        return hmac.digest(self._key, head + call_id.encode(), hashlib.sha256)
+    def _seal(self, body: bytes) -> bytes:
+        return hmac.digest(self._key, body, hashlib.sha256)
 
     def _forget(self, now: float) -> None:
         """Used tokens are remembered until they expire: at most a minute's worth."""
         for nonce in [nonce for nonce, at in self._used.items() if at < now]:
             del self._used[nonce]
+
+
+def _digest(call_id: str) -> bytes:
+    return hashlib.sha256(call_id.encode()).digest()
 
 
 @dataclass(slots=True)

@@ -86,13 +86,14 @@ PROVIDER_CLOSES: Final[Mapping[int, Reason]] = {
     1008: "protocol_error",
     1009: "protocol_error",
 }
-# Ends of which the caller is told in words, and the recording that tells.
+# Ends that wait for what is still to be heard, and the recording that is added to it.
 LAST_WORDS: Final[Mapping[Reason, str]] = {
     "realtime_unavailable": "apology",
     "realtime_error": "apology",
     "idle_timeout": "goodbye",
     "max_duration": "goodbye",
     "drain": "goodbye",
+    "agent_hangup": "",
 }
 
 _EventTable = Mapping[type, Callable[["Call", Any, float], None]]
@@ -352,13 +353,15 @@ class Call:
             self._advance(now)
 
     def _response_done(self, event: ResponseDone, now: float) -> None:
-        if self._turns.response_done(event, now):
-            self._advance(now)
-        else:
+        if not self._turns.response_done(event, now):
             self.hang_up("realtime_error", now)
+        elif self._turns.wants_to_hang_up:
+            self.hang_up("agent_hangup", now)
+        else:
+            self._advance(now)
 
     def _function_called(self, event: FunctionCalled, _now: float) -> None:
-        self._turns.function_called(event.call_id)
+        self._turns.function_called(event.call_id, event.name)
 
     def _words_came(self, event: AgentTranscriptDelta, _now: float) -> None:
         self._voice.conversation.agent_words(event.item_id, event.text)

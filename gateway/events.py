@@ -404,6 +404,24 @@ class TurnDetection:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the model may call; ``parameters`` is the JSON schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, object] = field(
+        default_factory=lambda: {"type": "object", "properties": {}}
+    )
+
+
+# The one tool there is: without it an agent cannot end a call, and callers wait in silence.
+HANG_UP = Tool(
+    "hang_up",
+    "End the phone call. Say goodbye in the same answer; the call ends when it has been heard.",
+)
+
+
+@dataclass(frozen=True, slots=True)
 class SessionOptions:
     """Everything we set on a session; all of it is sent explicitly.
 
@@ -420,6 +438,7 @@ class SessionOptions:
     transcription_language: str = ""
     noise_reduction: Literal["", "near_field", "far_field"] = ""
     max_output_tokens: int | None = None
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

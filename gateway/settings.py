@@ -30,7 +30,15 @@ from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
 from gateway.errors import SettingsError
-from gateway.events import ALAW_8K, PCM_24K, ULAW_8K, AudioFormat, SessionOptions, TurnDetection
+from gateway.events import (
+    ALAW_8K,
+    HANG_UP,
+    PCM_24K,
+    ULAW_8K,
+    AudioFormat,
+    SessionOptions,
+    TurnDetection,
+)
 
 Dialect = Literal["ga", "preview"]
 Credential = Literal["key", "entra"]
@@ -109,7 +117,7 @@ class TurnDetectionTable(_Table):
     silence_duration_ms: int = _described(
         500,
         "Silence that ends the caller's turn (server_vad)",
-        "the service's own default; shorter answers faster but talks into pauses",
+        "documented by the service (which reports 200); shorter talks into pauses",
         ge=100,
         le=10000,
     )
@@ -209,6 +217,11 @@ class Agent(_Table):
     allow_barge_in: bool = _described(
         default=True, what="The caller may interrupt the agent", why="people do"
     )
+    can_hang_up: bool = _described(
+        default=True,
+        what="The agent may end the call, once its goodbye has been heard",
+        why="else the caller has to wait for silence to run out",
+    )
     idle_s: float = _described(
         60.0, "Hang up after this long without a word from either side", "lines cost", ge=5, le=3600
     )
@@ -258,6 +271,7 @@ class Agent(_Table):
             transcription_language=self.transcription.language,
             noise_reduction=self.noise_reduction,
             max_output_tokens=self.max_output_tokens,
+            tools=(HANG_UP,) if self.can_hang_up else (),
         )
 
     def _turn_detection(self) -> TurnDetection:

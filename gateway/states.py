@@ -1,10 +1,11 @@
 """The two state tables of a call; the diagram in the README is drawn from them.
 
-A step that a state does not list is a bug of ours, never a peer's: peers' messages are sorted out
-before a step is taken.
+``python -m gateway.states`` prints that diagram. A step that a state does not list is our own bug,
+never a peer's: peers' messages are sorted out before a step is taken.
 """
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Final, Generic, TypeVar
 
@@ -86,3 +87,30 @@ class Machine(Generic[_State]):
         except KeyError:
             raise LocalProtocolError(f"no step {step!r} in state {before.value!r}") from None
         return self.state is not before
+
+
+def diagram() -> str:
+    """Both tables as a Mermaid state diagram; steps that change nothing are left out."""
+    lines = (
+        "stateDiagram-v2",
+        *_arrows(LIFECYCLE, Lifecycle.STARTING),
+        f"state {Lifecycle.ACTIVE} {{",
+        *(f"    {arrow}" for arrow in _arrows(TURN, Turn.LISTENING)),
+        "}",
+    )
+    return "\n    ".join(lines) + "\n"
+
+
+def _arrows(table: Mapping[_State, Mapping[str, _State]], start: _State) -> Iterator[str]:
+    yield f"[*] --> {start}"
+    for state, steps in table.items():
+        for target in dict.fromkeys(steps.values()):
+            if target is not state:
+                names = ", ".join(name for name, to in steps.items() if to is target)
+                yield f"{state} --> {target}: {names}"
+        if not steps:
+            yield f"{state} --> [*]"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(diagram())

@@ -36,6 +36,7 @@ FATAL_CODES: Final = frozenset(
         "model_not_found",
     }
 )
+HANGING_UP: Final = '{"result":"The call ends when your goodbye has been heard."}'
 NO_SUCH_TOOL: Final = '{"error":"There is no such tool."}'
 
 
@@ -52,6 +53,7 @@ class Turns:
         self._caller_speaks = False
         self._speech_stopped_at: float | None = None
         self._has_sounded = False
+        self.wants_to_hang_up = False
         self.count = 0
 
     @property
@@ -95,6 +97,7 @@ class Turns:
     def interrupt(self, now: float, *, server_cancels: bool) -> None:
         """The caller takes the turn, by voice or by keys."""
         self._desk.silence("idle", "answer", "give up")
+        self.wants_to_hang_up = False
         active = self._answers.interrupt()
         self._voice.cancel(self._answers.latest)
         if active and not server_cancels:
@@ -173,8 +176,13 @@ class Turns:
         self._voice.cancel(delta.response_id)
         self._desk.to_realtime.append(CancelResponse(delta.response_id))
 
-    def function_called(self, call_id: str) -> None:
-        """There is no tool: say so at once, so that no conversation hangs."""
+    def function_called(self, call_id: str, name: str) -> None:
+        """Every call is answered at once, so that no conversation hangs."""
+        if name in {tool.name for tool in self._options.session.tools}:
+            self._desk.tell(ToolCalled("ok"))
+            self._desk.to_realtime.append(SendFunctionOutput(call_id, HANGING_UP))
+            self.wants_to_hang_up = True
+            return
         self._desk.tell(ToolCalled("unknown"))
         self._desk.to_realtime.append(SendFunctionOutput(call_id, NO_SUCH_TOOL))
         self._answers.tool_called()
@@ -193,7 +201,7 @@ class Turns:
             return True
         if done.status == "failed":
             return self._answer_failed(done, now)
-        return had_sound or self._answer_was_empty(done, now)
+        return had_sound or self.wants_to_hang_up or self._answer_was_empty(done, now)
 
     def _answer_failed(self, done: ResponseDone, now: float) -> bool:
         is_fatal = done.reason in FATAL_CODES

@@ -10,7 +10,7 @@ from hypothesis import settings as tuned
 from hypothesis import strategies as st
 
 from gateway.errors import SettingsError
-from gateway.events import ALAW_8K, PCM_24K, ULAW_8K, SessionOptions, TurnDetection
+from gateway.events import ALAW_8K, HANG_UP, PCM_24K, ULAW_8K, SessionOptions, TurnDetection
 from gateway.settings import Settings, agent_table, load_settings, settings_table
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "gateway.example.toml"
@@ -400,7 +400,9 @@ def test_agent_by_number(tmp_path: Path) -> None:
 def test_session_options_of_the_built_in_agent() -> None:
     """The built-in agent sets everything, with the voice its dialect knows."""
     agent = load_settings(OPENAI).agents["default"]
-    assert agent.session_options("ga") == SessionOptions(instructions=agent.instructions)
+    assert agent.session_options("ga") == SessionOptions(
+        instructions=agent.instructions, tools=(HANG_UP,)
+    )
     assert agent.session_options("preview").voice == "alloy"
 
 
@@ -418,6 +420,7 @@ def test_session_options_of_a_configured_agent(tmp_path: Path) -> None:
         audio_format = "g711_ulaw"
         max_output_tokens = 100
         allow_barge_in = false
+        can_hang_up = false
         turn_detection = { kind = "semantic_vad", eagerness = "low" }
         transcription = { model = "whisper-1", language = "de" }
         """,

@@ -603,6 +603,18 @@ def _transcription(options: SessionOptions) -> dict[str, str] | None:
     return members
 
 
+def _tools(options: SessionOptions) -> list[dict[str, object]]:
+    return [
+        {
+            "type": "function",
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": tool.parameters,
+        }
+        for tool in options.tools
+    ]
+
+
 def _noise_reduction(options: SessionOptions) -> dict[str, str] | None:
     return {"type": options.noise_reduction} if options.noise_reduction else None
 
@@ -623,7 +635,7 @@ def _ga_session(options: SessionOptions) -> dict[str, object]:
             },
             "output": {"format": audio_format, "voice": options.voice, "speed": options.speed},
         },
-        "tools": [],
+        "tools": _tools(options),
         "tool_choice": "auto",
         "max_output_tokens": options.max_output_tokens or "inf",
         "truncation": "auto",
@@ -644,7 +656,7 @@ def _preview_session(options: SessionOptions) -> dict[str, object]:
         "input_audio_transcription": _transcription(options),
         "input_audio_noise_reduction": _noise_reduction(options),
         "turn_detection": _turn_detection(options.turn_detection),
-        "tools": [],
+        "tools": _tools(options),
         "tool_choice": "auto",
         "temperature": options.temperature,
         "max_response_output_tokens": options.max_output_tokens or "inf",

@@ -1,7 +1,7 @@
 """The conversation as the service keeps it: items in order."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.simulator import refusals
@@ -22,11 +22,10 @@ _CREATABLE = ("message", "function_call", "function_call_output")
 
 @dataclass(slots=True)
 class Item:
-    """One item: its GA wire shape; for the agent's speech also how long its audio is."""
+    """One item: its GA wire shape, how long its audio is."""
 
     body: dict[str, Any]
     audio_ms: int = 0
-    pcm: bytearray = field(default_factory=bytearray)
 
     @property
     def id(self) -> str:

@@ -12,9 +12,10 @@ from gateway.simulator import refusals
 from gateway.simulator.agents import Agent, Asked, Cause
 from gateway.simulator.conversation import Conversation, Item
 from gateway.simulator.dialects import Event, misnamed, written
-from gateway.simulator.faults import IDLE, MOMENTS, NO_FAULTS, TOOL, Faults
+from gateway.simulator.faults import IDLE, NO_FAULTS, Faults
 from gateway.simulator.hearing import Hearing
 from gateway.simulator.ids import Ids
+from gateway.simulator.mishaps import CloseSocket, Mishaps, error_event
 from gateway.simulator.options import (
     Dialect,
     Options,
@@ -24,12 +25,14 @@ from gateway.simulator.options import (
     updated,
 )
 from gateway.simulator.overrides import overrides
+from gateway.simulator.plan import Pace
 from gateway.simulator.refusals import RequestRefused
-from gateway.simulator.response import Pace, Response, Scene, in_text, spoiled
+from gateway.simulator.response import Response, Scene
+from gateway.simulator.spoiling import in_text, spoiled
 from gateway.simulator.timers import Timers
 from gateway.simulator.vad import BYTES_PER_MS, SpeechBegan, SpeechEdge
 
-_RECEIVED_LIMIT = 10_000
+_KEPT = 10_000
 _FALSE_START_S = 0.08
 
 
@@ -47,14 +50,6 @@ class Habits:
     transcription_delay_s: float = 0.4
     record_s: int = 600
     seed: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSocket:
-    """What the session wants done with its socket; 1006 is a cut without goodbye."""
-
-    code: int
-    reason: str = ""
 
 
 class RealtimeSession:
@@ -78,8 +73,8 @@ class RealtimeSession:
         self.closing: CloseSocket | None = None
         self.hearing = Hearing(habits.record_s * 1000)
         self.spoken: dict[str, bytearray] = {}
-        self.truncations: list[tuple[str, int]] = []
-        self.received: deque[Event] = deque(maxlen=_RECEIVED_LIMIT)
+        self.truncations: deque[tuple[str, int]] = deque(maxlen=_KEPT)
+        self.received: deque[Event] = deque(maxlen=_KEPT)
         self.conversation = Conversation()
         self.options: Options = default_options(habits.model)
         self._agent = agent
@@ -93,11 +88,10 @@ class RealtimeSession:
         self._response: Response | None = None
         self._responses = 0
         self._asked_pcm = bytearray()
-        self._asked_texts: list[str] = []
+        self._asked_texts: deque[str] = deque(maxlen=_KEPT)
         self._tool_outputs = 0
         self._turn_id = ""
-        self._moments: dict[str, int] = {}
-        self._has_started_falsely = False
+        self._mishaps = Mishaps(self._faults)
         self._requests: dict[str, Callable[[Event, float], None]] = {
             "session.update": self._update_session,
             "input_audio_buffer.append": self._append_audio,
@@ -122,7 +116,8 @@ class RealtimeSession:
         session_s = faults.expires_after_s or self._habits.session_s
         self._timers.set("expiry", now + session_s, self._expire)
         if faults.close_code and faults.close_when == IDLE:
-            self._timers.set("close", now + faults.close_after_s, lambda _now: self._close())
+            close = CloseSocket(faults.close_code, "simulated fault")
+            self._timers.set("close", now + faults.close_after_s, lambda _now: self._close(close))
         if not faults.no_session_created:
             self._emit({"type": "session.created", "session": self._session()}, now)
 
@@ -275,6 +270,7 @@ class RealtimeSession:
         self._emit({"type": "input_audio_buffer.committed", **place}, now)
         self._show_item(item, previous_id, now)
         self._asked_pcm += pcm
+        del self._asked_pcm[: -self._habits.record_s * 1000 * BYTES_PER_MS]
         self._transcribe_later(item, pcm, now)
 
     def _transcribe_later(self, item: Item, pcm: bytes, now: float) -> None:
@@ -346,11 +342,16 @@ class RealtimeSession:
             return
         for event in response.run(now):
             self._emit(event, now)
-            self._maybe_start_falsely(event, now)
         self.spoken.update(response.spoken)
+        self._forget_oldest()
         if response.is_done and self._response is response:
             self._response = None
             self._after_response(response, now)
+
+    def _forget_oldest(self) -> None:
+        limit = self._habits.record_s * 1000 * BYTES_PER_MS
+        while len(self.spoken) > 1 and sum(map(len, self.spoken.values())) > limit:
+            del self.spoken[next(iter(self.spoken))]
 
     def _after_response(self, response: Response, now: float) -> None:
         if self.dialect.service == "openai":
@@ -406,19 +407,25 @@ class RealtimeSession:
 
     def _watch(self, event: Event, now: float) -> None:
         """Let the faults that wait for an event act."""
-        faults = self._faults
-        for moment in _moments(event):
-            seen = self._moments[moment] = self._moments.get(moment, 0) + 1
-            if faults.error_code and faults.error_when == moment and seen == 1:
-                self._emit({"type": "error", "error": _fault(faults.error_code)}, now)
-            if faults.close_code and (faults.close_when, faults.close_count) == (moment, seen):
-                self._close()
+        error, close = self._mishaps.after(event)
+        if error:
+            self._emit(error, now)
+        self.closing = self.closing or close
+        if self._mishaps.starts_falsely(event):
+            self._start_falsely(now)
 
-    def _close(self) -> None:
-        self.closing = CloseSocket(self._faults.close_code, "simulated fault")
+    def _start_falsely(self, now: float) -> None:
+        start_ms = self.hearing.clock_ms
+        stop_ms = start_ms + int(_FALSE_START_S * 1000)
+        self._timers.set("false start", now, lambda at: self._begin_turn(start_ms, at))
+        stop = now + _FALSE_START_S
+        self._timers.set("false stop", stop, lambda at: self._end_turn(b"", stop_ms, at))
+
+    def _close(self, close: CloseSocket) -> None:
+        self.closing = self.closing or close
 
     def _reject(self, code: str) -> None:
-        self._post({"type": "error", "error": _fault(code)})
+        self._post(error_event(code))
         self.closing = CloseSocket(3000, f"invalid_request_error.{code}"[:123])
 
     def _expire(self, now: float) -> None:
@@ -426,17 +433,7 @@ class RealtimeSession:
         message = f"Your session hit the maximum duration of {minutes} minutes."
         refusal = RequestRefused("session_expired", message)
         self._emit({"type": "error", "error": refusal.body(None)}, now)
-        self.closing = self.closing or CloseSocket(1001, message)
-
-    def _maybe_start_falsely(self, event: Event, now: float) -> None:
-        is_delta = event["type"] == MOMENTS["delta"]
-        if not (self._faults.false_start and is_delta) or self._has_started_falsely:
-            return
-        self._has_started_falsely = True
-        start_ms = self.hearing.clock_ms
-        self._timers.set("false start", now, lambda at: self._begin_turn(start_ms, at))
-        end = now + _FALSE_START_S
-        self._timers.set("false stop", end, lambda at: self._end_turn(b"", start_ms + 80, at))
+        self._close(CloseSocket(1001, message))
 
 
 def _decoded(message: str | bytes) -> Event:
@@ -451,19 +448,3 @@ def _decoded(message: str | bytes) -> Event:
 
 def _encoded(event: Event) -> str:
     return msgspec.json.encode(event).decode()
-
-
-def _moments(event: Event) -> list[str]:
-    moments = [moment for moment, kind in MOMENTS.items() if kind == event["type"]]
-    if event["type"] == MOMENTS["done"]:
-        output = event["response"]["output"]
-        moments += [TOOL] if any(item["type"] == "function_call" for item in output) else []
-    return moments
-
-
-def _fault(code: str) -> Event:
-    is_bare = code == "null"
-    kind = "server_error" if code == "server_error" else "invalid_request_error"
-    message = f"Simulated fault{'' if is_bare else ': ' + code}."
-    known = None if is_bare else code
-    return {"type": kind, "code": known, "message": message, "param": None, "event_id": None}

@@ -1,81 +1,43 @@
-"""One response on its way: which events, in which order, when.
+"""One response on its way: the events it sends, in the order of the service.
 
-The order is that of recorded sessions. Audio comes faster than real time; words precede the audio
-they belong to. Token counts are simulated (one per 100 ms heard, one per 50 ms spoken, one per four
-characters): the real rates are not public.
+The order is that of recorded sessions. Token counts are simulated (one per 100 ms heard, one per
+50 ms spoken, one per four characters): the real rates are not public.
 """
 
 import binascii
 import random
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from gateway.audio.convert import Converter
 from gateway.events import AudioFormat
-from gateway.simulator.agents import Part, Reply, Speech, ToolCall, Writing
+from gateway.simulator.agents import Part, Reply, ToolCall, Writing
 from gateway.simulator.conversation import Conversation, Item
 from gateway.simulator.dialects import Event
 from gateway.simulator.faults import Faults
 from gateway.simulator.ids import Ids
 from gateway.simulator.options import Options, audio_format
-from gateway.simulator.vad import BYTES_PER_MS, RATE_HZ
+from gateway.simulator.plan import (
+    Close,
+    Finish,
+    Open,
+    Pace,
+    Planner,
+    Sound,
+    Step,
+    Words,
+    pieces,
+)
+from gateway.simulator.vad import BYTES_PER_MS
 
 _INPUT_MS_PER_TOKEN = 100
 _OUTPUT_MS_PER_TOKEN = 50
 _CHARACTERS_PER_TOKEN = 4
-_ARGUMENT_PIECE = 20
 _FAILURES = {
     "rate_limit_exceeded": "Rate limit reached for gpt-realtime on tokens per min (TPM): "
     "Limit 40000, Used 40000, Requested 1. Please try again in 1m26.4s.",
     "insufficient_quota": "You exceeded your current quota, please check your plan.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How quickly a response comes.
-
-    ``speed`` times real time (``math.inf``: all at once), the first audio ``first_delta_s`` after
-    the response began, in deltas of ``delta_ms`` (the first ``first_delta_ms``), each up to
-    ``jitter_s`` late.
-    """
-
-    speed: float = 5.0
-    first_delta_s: float = 0.3
-    delta_ms: int = 200
-    first_delta_ms: int = 400
-    jitter_s: float = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    part: Part
-
-
-@dataclass(frozen=True, slots=True)
-class _Words:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Sound:
-    payload: bytes
-    pcm: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Close:
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Finish:
-    pass
-
-
-_Step = _Open | _Words | _Sound | _Close | _Finish
 
 
 @dataclass(slots=True)
@@ -107,7 +69,8 @@ class Response:
         self._open: Item | None = None
         self._deltas = 0
         self._input = _input_tokens(scene.conversation)
-        self._steps: deque[tuple[float, _Step]] = deque(self._planned(reply, now))
+        planner = Planner(scene.pace, scene.faults, self._format, scene.chance)
+        self._steps: deque[tuple[float, Step]] = deque(planner.steps(reply, now))
 
     @property
     def due_s(self) -> float | None:
@@ -132,81 +95,30 @@ class Response:
 
     def cancel(self, reason: str, now: float) -> None:
         """Stop: close what is open as incomplete. A response that has only to finish, finishes."""
-        if all(isinstance(step, _Finish) for _, step in self._steps) and self._steps:
+        if all(isinstance(step, Finish) for _, step in self._steps) and self._steps:
             return
         self._final = ("cancelled", {"type": "cancelled", "reason": reason})
-        steps: list[_Step] = [*self._stragglers(), _Close("incomplete"), _Finish()]
+        steps: list[Step] = [*self._stragglers(), Close("incomplete"), Finish()]
         self._steps = deque((now, step) for step in steps)
 
-    def _stragglers(self) -> list[_Step]:
+    def _stragglers(self) -> list[Step]:
         """The deltas that were already on their way when the cancel came."""
-        sounds = [step for _, step in self._steps if isinstance(step, _Sound)]
+        sounds = [step for _, step in self._steps if isinstance(step, Sound)]
         return [*sounds[: self._scene.faults.deltas_after_cancel]] if self._open else []
-
-    # -- the plan
-
-    def _planned(self, reply: Reply, now: float) -> Iterator[tuple[float, _Step]]:
-        pace, faults = self._scene.pace, self._scene.faults
-        due_s = now + (pace.first_delta_s if reply.latency_s is None else reply.latency_s)
-        for part in reply.parts:
-            yield due_s, _Open(part)
-            for position_ms, step in self._contents(part):
-                late_s = position_ms / 1000 / pace.speed
-                yield due_s + late_s + self._scene.chance.uniform(0, pace.jitter_s), step
-            due_s += _part_ms(part) / 1000 / pace.speed + pace.jitter_s
-            yield due_s, _Close("incomplete" if reply.incomplete else "completed")
-        yield due_s + faults.late_done_s, _Finish()
-
-    def _contents(self, part: Part) -> Iterator[tuple[int, _Step]]:
-        if isinstance(part, Speech):
-            yield from self._speech(part)
-        elif isinstance(part, Writing):
-            yield from ((0, _Words(word)) for word in _words(part.text))
-        else:
-            yield from ((0, _Words(piece)) for piece in _pieces(part.arguments, _ARGUMENT_PIECE))
-
-    def _speech(self, speech: Speech) -> Iterator[tuple[int, _Step]]:
-        payload = self._converted(speech.pcm)
-        words = deque(_words(speech.text))
-        for start_ms, end_ms, start, end in self._cuts(len(payload)):
-            share = end / len(payload)
-            while words and 1 - len(words) / (speech.text.count(" ") + 1) < share:
-                yield start_ms, _Words(words.popleft())
-            pcm_end = len(speech.pcm) if end == len(payload) else end_ms * BYTES_PER_MS
-            pcm = speech.pcm[start_ms * BYTES_PER_MS : pcm_end]
-            yield start_ms, _Sound(payload[start:end], pcm)
-
-    def _converted(self, pcm: bytes) -> bytes:
-        converter = Converter("pcm", RATE_HZ, self._format.encoding, self._format.rate_hz)
-        return converter.convert(pcm) + converter.flush()
-
-    def _cuts(self, size: int) -> Iterator[tuple[int, int, int, int]]:
-        """Where deltas begin and end, in milliseconds and in bytes."""
-        pace, faults = self._scene.pace, self._scene.faults
-        per_ms = self._format.bytes_per_ms
-        odd = 1 if faults.odd_deltas else 0
-        start_ms, start, length_ms = 0, 0, faults.delta_ms or pace.first_delta_ms
-        while start < size:
-            end_ms = start_ms + length_ms
-            end = min(end_ms * per_ms + odd, size)
-            # A rest of less than a millisecond (the filter's tail) goes with the last delta.
-            end = size if size - end < per_ms else end
-            yield start_ms, end_ms, start, end
-            start_ms, start, length_ms = end_ms, end, faults.delta_ms or pace.delta_ms
 
     # -- the events
 
-    def _perform(self, step: _Step) -> list[Event]:
+    def _perform(self, step: Step) -> list[Event]:
         match step:
-            case _Open():
+            case Open():
                 return self._opened(step.part)
-            case _Words():
+            case Words():
                 return [self._worded(step.text)]
-            case _Sound():
+            case Sound():
                 return [self._sounded(step)]
-            case _Close():
+            case Close():
                 return self._closed(step.status)
-            case _Finish():
+            case Finish():
                 return self._finished()
 
     def _opened(self, part: Part) -> list[Event]:
@@ -247,9 +159,8 @@ class Response:
         content["transcript"] = content.get("transcript", "") + text
         return self._named("response.output_audio_transcript.delta", delta=text)
 
-    def _sounded(self, sound: _Sound) -> Event:
+    def _sounded(self, sound: Sound) -> Event:
         item = self._item
-        item.pcm += sound.pcm
         item.audio_ms += len(sound.payload) // self._format.bytes_per_ms
         self.spoken.setdefault(item.id, bytearray()).extend(sound.pcm)
         self._deltas += 1
@@ -260,7 +171,7 @@ class Response:
     def _encoded(self, payload: bytes) -> str:
         text = binascii.b2a_base64(payload, newline=False).decode()
         if self._scene.faults.loose_base64:
-            return "\n".join(_pieces(text.rstrip("="), 76))
+            return "\n".join(pieces(text.rstrip("="), 76))
         return text
 
     def _closed(self, status: str) -> list[Event]:
@@ -370,43 +281,6 @@ class Response:
         }
 
 
-def spoiled(reply: Reply, faults: Faults) -> Reply:
-    """The reply after the faults that change what is said."""
-    parts = reply.parts
-    if faults.extra_items:
-        parts = (*parts, *parts, ToolCall("first_tool", "{}"), ToolCall("second_tool", "{}"))
-    if faults.unknown_tool:
-        parts = (ToolCall("no_such_tool", '{"n": 1}'),)
-    parts = tuple(_spoiled_part(part, faults) for part in parts)
-    fail = faults.fail_response or reply.fail
-    incomplete = faults.incomplete_response or reply.incomplete
-    parts = () if fail else parts
-    if incomplete:
-        parts = tuple(_half(part) for part in parts)
-    return replace(reply, parts=parts, fail=fail, incomplete=incomplete)
-
-
-def in_text(reply: Reply) -> Reply:
-    """The reply in writing, for a session whose output is text."""
-    written = [Writing(part.text) if isinstance(part, Speech) else part for part in reply.parts]
-    return replace(reply, parts=tuple(written))
-
-
-def _spoiled_part(part: Part, faults: Faults) -> Part:
-    if faults.text_answers and isinstance(part, Speech):
-        return Writing(part.text)
-    if faults.long_arguments_bytes and isinstance(part, ToolCall):
-        return replace(part, arguments=f'{{"padding": "{"x" * faults.long_arguments_bytes}"}}')
-    return part
-
-
-def _half(part: Part) -> Part:
-    if isinstance(part, Speech):
-        # On a sample's boundary.
-        return Speech(part.pcm[: len(part.pcm) // 4 * 2], part.text[: len(part.text) // 2])
-    return part
-
-
 def _final_status(reply: Reply) -> tuple[str, Event | None]:
     if reply.fail:
         error = {
@@ -424,19 +298,6 @@ def _empty_content(part: Part) -> Event:
     if isinstance(part, Writing):
         return {"type": "output_text", "text": ""}
     return {"type": "output_audio", "transcript": ""}
-
-
-def _part_ms(part: Part) -> int:
-    return len(part.pcm) // BYTES_PER_MS if isinstance(part, Speech) else 0
-
-
-def _words(text: str) -> list[str]:
-    first, *others = text.split(" ")
-    return [first, *(f" {word}" for word in others)]
-
-
-def _pieces(text: str, length: int) -> list[str]:
-    return [text[start : start + length] for start in range(0, len(text), length)]
 
 
 def _copy(body: Event) -> Event:

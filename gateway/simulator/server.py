@@ -14,9 +14,10 @@ from gateway.errors import SettingsError
 from gateway.simulator.agents import Agent, Parrot, Script, Scripted, read_script
 from gateway.simulator.faults import NO_FAULTS, Faults, parse_faults
 from gateway.simulator.ids import Ids
+from gateway.simulator.mishaps import CloseSocket
 from gateway.simulator.options import Dialect
-from gateway.simulator.realtime import CloseSocket, Habits, RealtimeSession
-from gateway.simulator.response import Pace
+from gateway.simulator.plan import Pace
+from gateway.simulator.realtime import Habits, RealtimeSession
 
 MAX_SESSIONS_KEPT = 1000
 MAX_AUDIO_KEPT = 50
@@ -220,7 +221,7 @@ class _Line:
         if message is not None:
             if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
                 self._session.receive(message.data, self._clock())
-            elif message.type is not WSMsgType.PING:
+            elif message.type not in (WSMsgType.PING, WSMsgType.PONG):
                 return False
         self._session.timer_fired(self._clock())
         return True

@@ -11,8 +11,8 @@ from gateway.simulator.agents import Agent, Parrot
 from gateway.simulator.faults import parse_faults
 from gateway.simulator.ids import Ids
 from gateway.simulator.options import Dialect
+from gateway.simulator.plan import Pace
 from gateway.simulator.realtime import Habits, RealtimeSession
-from gateway.simulator.response import Pace
 from tests.referee import check_server_event
 
 Event = dict[str, Any]

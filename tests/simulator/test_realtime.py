@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.simulator.agents import HELLO_TEXT, Call, Script, Scripted, Turn, prompt
-from gateway.simulator.realtime import CloseSocket
-from gateway.simulator.response import Pace
+from gateway.simulator.mishaps import CloseSocket
+from gateway.simulator.plan import Pace
 from tests.simulator.desk import (
     AZURE,
     GA,
@@ -591,7 +591,7 @@ def test_truncation_is_checked_against_the_audio() -> None:
                      "item_truncate_invalid_item_id", "invalid_value"]  # fmt: skip
     expected = f"Audio content of {duration_ms}ms is already shorter than {duration_ms + 60}ms"
     assert desk.all("error")[0]["error"]["message"] == expected
-    assert desk.session.truncations == [(item_id, duration_ms), (item_id, 500)]
+    assert list(desk.session.truncations) == [(item_id, duration_ms), (item_id, 500)]
 
 
 def test_items_can_be_looked_at_and_deleted_once() -> None:

@@ -1,4 +1,4 @@
-"""One response: its plan in time, its cuts, what spoils a reply."""
+"""One response: its events as time passes, what stays of it."""
 
 import base64
 import math
@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.simulator.agents import Part, Reply, Speech, ToolCall, Writing
+from gateway.simulator.agents import Part, Reply, Speech, Writing
 from gateway.simulator.conversation import Conversation
 from gateway.simulator.dialects import Event
 from gateway.simulator.faults import NO_FAULTS, Faults
 from gateway.simulator.ids import Ids
 from gateway.simulator.options import Options, default_options
-from gateway.simulator.response import Pace, Response, Scene, in_text, spoiled
+from gateway.simulator.plan import Pace
+from gateway.simulator.response import Response, Scene
 from tests.simulator.desk import loud
 
 DELTA = "response.output_audio.delta"
@@ -47,8 +48,8 @@ def test_nothing_is_due_before_the_latency() -> None:
 def test_a_reply_may_have_its_own_latency() -> None:
     """The script's latency goes before the pace's."""
     scene = Scene(
-        Ids(1), default_options("m"), Conversation(), "conv_1", Pace(jitter_s=0.0), NO_FAULTS, CHANCE
-    )  # fmt: skip
+        Ids(1), default_options("m"), Conversation(), "", Pace(jitter_s=0.0), NO_FAULTS, CHANCE
+    )
 
     response = Response(Reply((Writing("Hi"),), latency_s=2.0), scene, now=10.0)
 
@@ -141,28 +142,3 @@ def test_empty_speech_is_an_empty_item() -> None:
 
     assert _sizes(events) == []
     assert events[-1]["response"]["status"] == "completed"
-
-
-def test_text_sessions_hear_nothing() -> None:
-    """Speech becomes writing, calls stay."""
-    call = ToolCall("f", "{}")
-
-    assert in_text(Reply((Speech(loud(20), "Hi"), call))).parts == (Writing("Hi"), call)
-
-
-def test_no_fault_spoils_nothing() -> None:
-    """A reply passes unchanged."""
-    reply = Reply((Speech(loud(20), "Hi"), ToolCall("f", "{}")))
-
-    assert spoiled(reply, NO_FAULTS) == reply
-
-
-def test_a_failure_has_no_parts_a_half_has_half() -> None:
-    """Failing drops everything, stopping half way keeps whole samples."""
-    reply = Reply((Speech(loud(21), "Hello"),))
-
-    failed = spoiled(reply, Faults(fail_response="server_error"))
-    halved = spoiled(reply, Faults(incomplete_response="max_output_tokens"))
-
-    assert (failed.parts, failed.fail) == ((), "server_error")
-    assert halved.parts == (Speech(loud(21)[:504], "He"),)

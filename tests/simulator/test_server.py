@@ -27,7 +27,7 @@ from gateway.errors import SettingsError
 from gateway.simulator.agents import Call, Script, Turn, prompt
 from gateway.simulator.faults import Faults
 from gateway.simulator.options import DialectName
-from gateway.simulator.response import Pace
+from gateway.simulator.plan import Pace
 from gateway.simulator.server import Simulator, SimulatorOptions, start_simulator
 from tests.referee import check_client_event, check_server_event
 from tests.simulator.desk import coded, loud, quiet

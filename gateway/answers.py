@@ -22,6 +22,7 @@ class Answers:
         self.failures = 0
         self._is_asked = False
         self._is_unwanted = False
+        self._question = CreateResponse()
         self._queued: CreateResponse | None = None
         self._owes_tool_answer = False
         self._tool_rounds = 0
@@ -38,15 +39,18 @@ class Answers:
             self._queued = command
             return []
         self._is_asked = True
+        self._question = command
         return [command]
 
     def refused(self) -> list[CreateResponse]:
-        """A create met a running response: ask again when that is done, or now if it is."""
-        self._is_asked = False
+        """A create met a running response: ask again when that is done, or now if it is.
+
+        Not if the caller has meanwhile taken the turn: nobody waits for that answer any more.
+        """
+        is_wanted = not (self._is_asked and self._is_unwanted)
+        self._is_asked = self._is_unwanted = False
         self._busy += 1
-        if self._busy > BUSY_LIMIT:
-            return []
-        return self.ask(CreateResponse())
+        return self.ask(self._question) if is_wanted and self._busy <= BUSY_LIMIT else []
 
     def started(self, response_id: str) -> bool:
         """A response began; false when the caller has meanwhile interrupted it."""
@@ -62,9 +66,8 @@ class Answers:
         self.failures = self._tool_rounds = self._busy = 0
 
     def tool_called(self) -> bool:
-        """A tool call was answered; false when there have been too many in a row."""
-        self._tool_rounds += 1
-        self._owes_tool_answer = self._tool_rounds <= TOOL_ROUNDS_LIMIT
+        """A tool call was answered; false after too many rounds of them without a sound."""
+        self._owes_tool_answer = self._tool_rounds < TOOL_ROUNDS_LIMIT
         return self._owes_tool_answer
 
     def interrupt(self) -> str:
@@ -80,6 +83,7 @@ class Answers:
             self.active = ""
         if self.active:
             return []
+        self._tool_rounds += self._owes_tool_answer
         command = CreateResponse() if self._owes_tool_answer else self._queued
         self._owes_tool_answer, self._queued = False, None
         return self.ask(command) if command else []

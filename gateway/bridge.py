@@ -46,6 +46,8 @@ OUTBOX_LIMIT = 500
 RELAY_SAMPLING = 8
 # A peer that does not answer our close is left behind after this.
 CLOSE_TIMEOUT_S = 2.5
+# A write that the watch found hanging gets this long to notice before it is looked at again.
+SHORTEST_WATCH_S = 0.1
 # Close codes we send (RFC 6455 §7.4.1).
 NORMAL, POLICY = 1000, 1008
 
@@ -142,8 +144,8 @@ class Bridge:
     async def run(self, call: Call) -> Termination:
         """Carry the call until it is over; both links are closed when this returns."""
         self._call = call
-        self._to_provider = _Outbox(call.to_provider, self._write_to_provider, self._clock)
-        self._to_realtime = _Outbox(call.to_realtime, self._write_to_realtime, self._clock)
+        self._to_provider = self._outbox(call.to_provider, self._write_to_provider)
+        self._to_realtime = self._outbox(call.to_realtime, self._write_to_realtime)
         try:
             await self._carry(call)
         except asyncio.CancelledError:
@@ -156,12 +158,18 @@ class Bridge:
             await self._finish(call)
         return call.termination or Termination("internal_error")
 
+    def _outbox(
+        self, queue: deque[_Command], write: Callable[[_Command], Awaitable[None]]
+    ) -> "_Outbox[_Command]":
+        return _Outbox(queue, write, self._clock, lambda: self._call.termination is not None)
+
     async def _carry(self, call: Call) -> None:
         async with asyncio.TaskGroup() as group:
             children = (
                 group.create_task(self._read_provider()),
                 group.create_task(self._read_realtime()),
                 group.create_task(self._run_timer()),
+                group.create_task(self._watch_writes()),
             )
             for event in self._early:
                 call.provider_received(event, self._clock())
@@ -215,6 +223,8 @@ class Bridge:
 
     async def _read_session(self, link: Link) -> None:
         async for message in link:
+            if self._realtime_link is not link:
+                continue  # it is being closed: what it still sends is not wanted
             now = self._clock()
             for event in self._realtime.receive(message):
                 self._call.realtime_received(event, now)
@@ -279,6 +289,9 @@ class Bridge:
     async def _hang_up_realtime(self) -> None:
         link, self._realtime_link = self._realtime_link, None
         if link is not None:
+            # The far end may take its time: neither accounts nor audio wait for it.
+            self._tell()
+            self._arm()
             await _close(link, NORMAL)
 
     # ------------------------------------------------------------------ time
@@ -289,7 +302,6 @@ class Bridge:
             self._wake.clear()
             self._armed = None
             now = self._clock()
-            await self._check_outboxes(now)
             at = self._call.next_timer()
             if at is not None and at <= now:
                 self._call.timer_fired(now)
@@ -297,8 +309,7 @@ class Bridge:
 
     def _arm(self) -> None:
         """Keep one alarm, set to the earliest thing waited for."""
-        times = [self._call.next_timer(), *self._send_deadlines()]
-        at = min((time for time in times if time is not None), default=None)
+        at = self._call.next_timer()
         if at is None or (self._armed is not None and self._armed[0] <= at):
             return
         if self._armed is not None:
@@ -306,18 +317,28 @@ class Bridge:
         delay_s = max(0.0, at - self._clock())
         self._armed = (at, asyncio.get_running_loop().call_later(delay_s, self._wake.set))
 
-    def _send_deadlines(self) -> list[float | None]:
+    async def _watch_writes(self) -> None:
+        """Whoever hangs in a write, be it the timer, cannot notice: this child never writes."""
         limit_s = self._outside.send_timeout_s
-        return [box.deadline(limit_s) for box in (self._to_provider, self._to_realtime)]
+        while True:
+            now = self._clock()
+            since = [box.since for box in (self._to_provider, self._to_realtime)]
+            due_s = min((at for at in since if at is not None), default=now) + limit_s - now
+            await asyncio.sleep(max(SHORTEST_WATCH_S, due_s))
+            await self._check_outboxes(self._clock())
 
     async def _check_outboxes(self, now: float) -> None:
         """A send that hangs is a peer that is gone; a queue that grows, one that cannot follow."""
-        limit_s = self._outside.send_timeout_s
+        limit_s, link = self._outside.send_timeout_s, self._realtime_link
         if self._to_provider.is_stuck(now, limit_s):
             self._call.provider_received(LinkClosed(1006, "send timed out"), now)
-        if self._to_realtime.is_stuck(now, limit_s):
-            await self._hang_up_realtime()
+            await self._settle()
+        elif link is not None and self._to_realtime.is_stuck(now, limit_s):
+            # Told first, so that audio is held from now on; closing frees whoever writes.
+            self._realtime_link = None
             self._call.realtime_received(LinkClosed(1006, "send timed out"), now)
+            self._wake.set()
+            await _close(link, NORMAL)
 
     # ------------------------------------------------------------------ the end
 
@@ -349,32 +370,32 @@ class _Outbox(Generic[_Command]):
         queue: deque[_Command],
         write: Callable[[_Command], Awaitable[None]],
         clock: Callable[[], float],
+        is_over: Callable[[], bool],
     ) -> None:
         self._queue = queue
         self._write = write
         self._clock = clock
-        self._since: float | None = None
+        self._is_over = is_over
+        # When the present write began; None when nobody writes.
+        self.since: float | None = None
 
     async def drain(self) -> None:
         """Write until the queue is empty; returns at once when another task is writing."""
-        if self._since is not None:
+        if self.since is not None:
             return
         try:
-            while self._queue:
-                self._since = self._clock()
+            # What a call that is over leaves in its queue is for the end to see to.
+            while self._queue and not self._is_over():
+                self.since = self._clock()
                 # A closed socket is the reader's news; what was meant for it is lost with it.
                 with contextlib.suppress(ConnectionError):
                     await self._write(self._queue.popleft())
         finally:
-            self._since = None
-
-    def deadline(self, limit_s: float) -> float | None:
-        """When the present write will have taken too long."""
-        return None if self._since is None else self._since + limit_s
+            self.since = None
 
     def is_stuck(self, now: float, limit_s: float) -> bool:
         """A write hangs, or more waits than a peer that is alive leaves waiting."""
-        hangs = self._since is not None and now >= self._since + limit_s
+        hangs = self.since is not None and now >= self.since + limit_s
         return hangs or len(self._queue) > OUTBOX_LIMIT
 
 

@@ -129,8 +129,6 @@ class Playout:
                 self._finish(item)
 
     def _finish(self, item: Item) -> None:
-        if item.is_done:
-            return
         item.is_done = True
         short = -len(item.pending) % self._frame
         item.pending += self._silence * short

@@ -77,7 +77,7 @@ def _near(piece: _Samples, heard: _Samples, lag: int, rate_hz: int) -> float:
 
 
 def _correlations(piece: _Samples, heard: _Samples, fine: int = 1) -> _Samples:
-    """Normalised correlation at every lag (or ``fine`` of them a sample), from one of overlap on."""
+    """Normalised correlation at every lag, ``fine`` of them a sample, from one of overlap on."""
     size = piece.size + heard.size - 1
     spectrum = np.fft.rfft(heard, size) * np.fft.rfft(piece[::-1], size)
     # A longer inverse transform is the same function, read between its samples.

@@ -1,0 +1,140 @@
+"""Real phone calls through the gateway: what the caller hears, what the model hears."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.audio.compare import correlation_per_second
+from gateway.audio.wav import read_wav
+from gateway.events import BargedIn, CallEnded, DtmfEntered, FirstAudioSent, ItemPlayed
+from tests.sip.conftest import StartPbx, StartPhone
+from tests.sip.pbx import Extension
+from tests.sip.phone import RATE_HZ
+from tests.sip.stage import Stage, open_stage
+
+pytestmark = [
+    pytest.mark.sip,
+    pytest.mark.xdist_group("sip"),
+    pytest.mark.timeout(120, func_only=True),  # fetching Asterisk has a limit of its own
+]
+
+_ROOT = Path(__file__).parents[2]
+_WORDS = _ROOT / "tests/sounds/caller-short.wav"
+_HELLO = _ROOT / "gateway/prompts/hello.wav"
+_GOODBYE = _ROOT / "gateway/prompts/goodbye.wav"
+_MODEL_HZ = 24_000
+# The greeting lasts three seconds and comes within one; words that wait this long interrupt nobody.
+_AFTER_GREETING_S = 4.5
+# Into the middle of the greeting.
+_INTO_GREETING_S = 2.0
+# How exactly the ledger knows what was heard: Asterisk's 20 ms, the phone's jitter buffer of up to
+# 100 ms, and the packets that were under way.
+_LEDGER_MS = 250
+
+
+def _pause(seconds: float) -> bytes:
+    return bytes(2 * int(seconds * RATE_HZ))
+
+
+def _alike(sound: Path, heard_pcm: bytes, rate_hz: int = RATE_HZ) -> float:
+    """The worst second of a sound in what was heard."""
+    return min(correlation_per_second(read_wav(sound, rate_hz), heard_pcm, rate_hz))
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    """A gateway with a parrot behind it."""
+    async with open_stage() as stage:
+        yield stage
+
+
+async def test_three_callers_talk_with_the_parrot(
+    start_pbx: StartPbx, start_phone: StartPhone, stage: Stage
+) -> None:
+    """At once, over three formats: each hears the greeting, is heard, and hears their own words."""
+    extensions = (
+        Extension("700"),
+        Extension("701", has_json=False),
+        Extension("702", codec="slin24"),
+    )
+    pbx = await start_pbx(stage.pbx_options(*extensions))
+    says = _pause(_AFTER_GREETING_S) + read_wav(_WORDS, RATE_HZ)
+    phones = [await start_phone(says) for _ in extensions]
+
+    for phone, extension in zip(phones, extensions, strict=True):
+        await phone.call(extension.number, pbx.sip_port)
+    # Two items a call: the greeting, then what the parrot heard.
+    await stage.wait_for(ItemPlayed, 2 * len(phones), timeout_s=30)
+    await asyncio.gather(*(phone.hang_up() for phone in phones))
+    ended = await stage.wait_for(CallEnded, len(phones), timeout_s=5)
+
+    assert {fact.termination.reason for fact in ended} == {"caller_hangup"}
+    for phone, extension in zip(phones, extensions, strict=True):
+        heard = phone.heard_pcm()
+        assert _alike(_HELLO, heard) > 0.99, extension
+        assert _alike(_WORDS, heard) > 0.99, extension
+    for session in stage.simulator.sessions:
+        assert _alike(_WORDS, bytes(session.hearing.heard.pcm), _MODEL_HZ) > 0.99
+    assert len(stage.simulator.sessions) == len(phones)
+
+
+async def test_a_caller_interrupts(
+    start_pbx: StartPbx, start_phone: StartPhone, stage: Stage
+) -> None:
+    """The agent falls silent, and the model is told what the phone really played, no more."""
+    pbx = await start_pbx(stage.pbx_options(Extension("703")))
+    phone = await start_phone(_pause(_INTO_GREETING_S) + read_wav(_WORDS, RATE_HZ))
+
+    await phone.call("703", pbx.sip_port)
+    await stage.wait_for(BargedIn, 1, timeout_s=10)
+    greeting = (await stage.wait_for(ItemPlayed, 1, timeout_s=10))[0]
+    await asyncio.sleep(1)  # long enough for anything still queued to be heard
+    await phone.hang_up()
+
+    hello = read_wav(_HELLO, RATE_HZ)
+    heard_bytes, slack_bytes = (
+        2 * RATE_HZ // 1000 * int(ms) for ms in (greeting.heard_ms, _LEDGER_MS)
+    )
+    heard = phone.heard_pcm()
+    before = correlation_per_second(hello[: heard_bytes - slack_bytes], heard, RATE_HZ)
+    after = correlation_per_second(hello[heard_bytes + slack_bytes :], heard, RATE_HZ)
+    assert greeting.heard_ms < greeting.received_ms
+    assert min(before) > 0.99
+    assert max(after, default=0.0) < 0.5
+
+
+async def test_keys_reach_the_call(
+    start_pbx: StartPbx, start_phone: StartPhone, stage: Stage
+) -> None:
+    """Every key pressed on the phone is one fact of the call."""
+    pbx = await start_pbx(stage.pbx_options(Extension("704")))
+    phone = await start_phone(b"")
+
+    await phone.call("704", pbx.sip_port)
+    await stage.wait_for(FirstAudioSent, 1, timeout_s=10)
+    await phone.press("42#")
+    await stage.wait_for(DtmfEntered, 3, timeout_s=5)
+    await phone.hang_up()
+    await stage.wait_for(CallEnded, 1, timeout_s=5)
+
+    assert len(stage.seen(DtmfEntered)) == 3
+
+
+async def test_the_gateway_hangs_up(
+    start_pbx: StartPbx, start_phone: StartPhone, stage: Stage
+) -> None:
+    """A gateway that drains says goodbye in full, then the phone call is over everywhere."""
+    pbx = await start_pbx(stage.pbx_options(Extension("705")))
+    phone = await start_phone(b"")
+
+    await phone.call("705", pbx.sip_port)
+    await stage.wait_for(ItemPlayed, 1, timeout_s=10)
+    await stage.running.drain(0)
+    await phone.hung_up(timeout_s=10)
+
+    ended = await stage.wait_for(CallEnded, 1, timeout_s=5)
+    assert [fact.termination.reason for fact in ended] == ["drain"]
+    assert _alike(_GOODBYE, phone.heard_pcm()) > 0.99
+    assert await pbx.active_calls() == 0

@@ -436,7 +436,8 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Gateway:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types here
     registry = CollectorRegistry()
     add_process_metrics(registry)
-    metrics = Metrics(registry, agents=tuple(settings.agents))
+    open_doors = _doors(settings)
+    metrics = Metrics(registry, tuple(open_doors), tuple(settings.agents))
     metrics.set_insecure(is_insecure=settings.insecure)
     metrics.set_calls_limit(settings.max_calls)
     timeout = aiohttp.ClientTimeout(total=REST_TIMEOUT_S)
@@ -446,7 +447,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Gateway:
         settings=settings,
         registry=registry,
         metrics=metrics,
-        doors=_doors(settings),
+        doors=open_doors,
         auth=auth,
         breaker=Breaker(_dial(settings, auth, stack), time.monotonic),
         prompts=load_prompts(settings),

@@ -135,7 +135,8 @@ def demo_settings(simulator: Simulator, port: int = 0) -> Settings:
             "GATEWAY_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(port),
             "GATEWAY_OPS_PORT": "0",
-        }
+        },
+        overrides={"agents": {"default": {"transcription": {"model": "simulated"}}}},
     )
 
 

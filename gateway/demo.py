@@ -32,11 +32,12 @@ from gateway.simulator.server import Simulator, SimulatorOptions, start_simulato
 from gateway.terminal import Bar, Terminal
 
 RATE_HZ: Final = 24_000
-# Where the three sentences of the shipped caller lie, in ms, and when each is said.
+# Where the three sentences of the shipped caller lie, in ms, when each is said, and its words: the
+# simulated model has ears but no dictionary.
 SENTENCES: Final = (
-    (0, 3900, When("agent_stops", 0.6)),
-    (4300, 6900, When("agent_stops", 0.6)),
-    (7500, 9180, When("agent_starts", 1.0)),
+    (0, 3900, When("agent_stops", 0.6), "Hello. Weasels have eaten our phone system."),
+    (4300, 6900, When("agent_stops", 0.6), "Something is terribly wrong."),
+    (7500, 9180, When("agent_starts", 1.0), "Please try again."),
 )
 # Likeness (correlation) below this would be a fault of ours.
 GOOD: Final = 0.99
@@ -53,11 +54,14 @@ class Story:
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._began = time.monotonic()
+        self._words = iter([words for *_, words in SENTENCES])
         self.facts: list[Fact] = []
 
     def observe(self, _call_id: str, fact: Fact) -> None:
         """One fact of the call."""
         self.facts.append(fact)
+        if isinstance(fact, CallerSpoke):
+            fact = CallerSpoke(f"{next(self._words, '')} [{fact.text}]")
         line = _LINES.get(type(fact))
         if line is not None:
             at_s = time.monotonic() - self._began
@@ -162,7 +166,7 @@ def _sentences() -> tuple[Utterance, ...]:
     per_ms = RATE_HZ // 1000 * 2
     return tuple(
         Utterance(pcm[start * per_ms : end * per_ms], RATE_HZ, when)
-        for start, end, when in SENTENCES
+        for start, end, when, _ in SENTENCES
     )
 
 

@@ -1,6 +1,7 @@
 """What the commands print: lines for people, JSON for scripts, a bar only on a terminal."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,11 +32,19 @@ class _Shown:
         self._progress.advance(self._task, amount)
 
 
+class _Console(Console):
+    """Nobody reads any more (``| head``): go on without printing, whatever is under way."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Terminal:
     """One command's output; plain text wherever it does not go to a person's screen."""
 
     def __init__(self, *, as_json: bool = False) -> None:
-        self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._as_json = as_json
 
     @property

@@ -15,11 +15,11 @@ BUSY_LIMIT = 3
 class Answers:
     """Keeps track of the one running response."""
 
-    def __init__(self) -> None:
+    def __init__(self, failures: int = 0) -> None:
         self.active = ""
         self.latest = ""
         self.has_sound = False
-        self.failures = 0
+        self.failures = failures
         self._is_asked = False
         self._is_unwanted = False
         self._question = CreateResponse()

@@ -162,9 +162,8 @@ class Call:
 
     def timer_fired(self, now: float) -> None:
         """Time has passed: do what is due."""
-        for name in self._desk.due(now):
-            if self.termination is None:
-                self._ON_TIMER[name](self, now)
+        while self.termination is None and (name := self._desk.take_due(now)) is not None:
+            self._ON_TIMER[name](self, now)
         voice_at = self._voice.next_timer()
         if self.termination is None and voice_at is not None and voice_at <= now:
             self._voice.timer_fired(now)
@@ -242,8 +241,12 @@ class Call:
             self.hang_up("realtime_error", now)
             return
         self._owes_answer = self._turns.suspend()
-        self._uplink.hold()
+        self._uplink.hold(self._unsent_audio())
         self._session.renew(now)
+
+    def _unsent_audio(self) -> list[bytes]:
+        """Caller audio that waits for a socket which is gone."""
+        return [c.payload for c in self.to_realtime if isinstance(c, AppendAudio)]
 
     def _resume(self, now: float) -> None:
         self._desk.tell(RealtimeReconnected(self._session.resumed(now)))
@@ -298,8 +301,8 @@ class Call:
 
     def _audio_lost(self, event: AudioLost, _now: float) -> None:
         self._desk.drop("up", "gap", event.duration_ms)
-        payload = self._uplink.lose(event.duration_ms)
-        if payload and not self._is_ending:
+        payload = b"" if self._is_ending else self._uplink.lose(event.duration_ms)
+        if payload:
             self.to_realtime.append(AppendAudio(payload))
 
     def _dtmf_received(self, event: DtmfReceived, now: float) -> None:
@@ -361,7 +364,7 @@ class Call:
             self._advance(now)
 
     def _function_called(self, event: FunctionCalled, _now: float) -> None:
-        self._turns.function_called(event.call_id, event.name)
+        self._turns.function_called(event)
 
     def _words_came(self, event: AgentTranscriptDelta, _now: float) -> None:
         self._voice.conversation.agent_words(event.item_id, event.text)
@@ -402,13 +405,19 @@ class Call:
         self._step("last words")
         self._last_reason = reason
         self._voice.settle()
-        self._desk.alarms.clear()
-        self._session.close(now)
+        self._leave_model(now)
         self._voice.play_prompt(LAST_WORDS[reason], now)
         left_s = min(self._voice.unheard_ms(now) / 1000, self._options.last_words_s)
         self._desk.alarms["last words"] = now + left_s + LAST_WORDS_SPARE_S
         if self._voice.is_drained(now):
             self._end(reason, now)
+
+    def _leave_model(self, now: float) -> None:
+        """Nobody waits for the model any more; what the caller said last reaches nobody."""
+        self._desk.alarms.clear()
+        self._uplink.hold(self._unsent_audio())
+        self._desk.drop("up", "ended", self._uplink.take_held_ms())
+        self._session.close(now)
 
     def _last_words_bound(self, now: float) -> None:
         self._end(self._last_reason or "agent_hangup", now)
@@ -431,9 +440,8 @@ class Call:
     ) -> None:
         self._step("over")
         self._voice.finish(now)
-        self._desk.alarms.clear()
+        self._leave_model(now)
         self._desk.tell_counts()
-        self._session.close(now)
         self.to_provider.clear()
         if provider_is_there:
             self.to_provider.append(HangUp())

@@ -62,13 +62,13 @@ class Desk:
         for name in names:
             self.alarms.pop(name, None)
 
-    def due(self, now: float) -> list[str]:
-        """The alarms whose time has come, earliest first; they are set no more."""
-        names = sorted(
-            (name for name, at in self.alarms.items() if at <= now), key=self.alarms.__getitem__
-        )
-        self.silence(*names)
-        return names
+    def take_due(self, now: float) -> str | None:
+        """The earliest alarm whose time has come; it is set no more."""
+        name = min(self.alarms, key=self.alarms.__getitem__, default=None)
+        if name is None or self.alarms[name] > now:
+            return None
+        self.silence(name)
+        return name
 
     def drop(self, direction: Direction, reason: str, duration_ms: float) -> None:
         """Account for audio that does not get through."""

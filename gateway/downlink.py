@@ -68,7 +68,6 @@ class Downlink:
 
     def play_prompt(self, name: str, pcm: bytes, now: float) -> list[ProviderCommand]:
         """Queue a local recording (24 kHz PCM) behind what is there."""
-        self.end_item()
         converter = _converter(PCM_24K, self._audio_out)
         payload = converter.convert(pcm) + converter.flush()
         item = self.playout.add(f"prompt:{name}", "", 0, payload)

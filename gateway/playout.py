@@ -105,16 +105,28 @@ class Playout:
     # ------------------------------------------------------------------ taking audio in
 
     def add(self, item_id: str, response_id: str, content_index: int, payload: bytes) -> Item:
-        """Queue audio of an item; audio of another item closes the one before it."""
-        item = self._items[-1] if self._items else None
-        if item is None or (item.item_id, item.content_index) != (item_id, content_index):
-            if item is not None:
-                self._finish(item)
+        """Queue audio of an item; audio of another answer's item closes the one before it."""
+        item = self._find(item_id, content_index)
+        if item is None:
             item = Item(item_id, response_id, content_index)
+            if response_id:
+                self._finish_all()
             self._items.append(item)
+        item.is_done = False
         item.pending += payload
         self._queued += len(payload)
         return item
+
+    def _find(self, item_id: str, content_index: int) -> Item | None:
+        """The open account of an item; a prompt may have been played in the middle of it."""
+        for item in reversed(self._items):
+            if (item.item_id, item.content_index) == (item_id, content_index):
+                return item
+        return None
+
+    def _finish_all(self) -> None:
+        for item in self._items:
+            self._finish(item)
 
     def finish(self, item_id: str) -> None:
         """No more audio comes for this item: its last frame may be filled with silence."""
@@ -163,8 +175,8 @@ class Playout:
     def _take(self) -> bytes:
         """The next chunk of one item; b"" while its next frame is incomplete."""
         for item in self._items:
-            if item.pending:
-                size = min(_whole(len(item.pending), self._frame), self._chunk)
+            size = min(_whole(len(item.pending), self._frame), self._chunk)
+            if size:
                 chunk = bytes(item.pending[:size])
                 del item.pending[:size]
                 self._queued -= size
@@ -211,8 +223,8 @@ class Playout:
         return self._position(now) >= self._sent
 
     def is_drained(self, now: float) -> bool:
-        """Nothing is queued and everything sent has been played."""
-        return not self._queued and self._is_silent(now)
+        """No whole frame is queued and everything sent has been played."""
+        return self._is_silent(now) and all(len(i.pending) < self._frame for i in self._items)
 
     def queued_ms(self) -> float:
         """Audio that has not been sent yet."""

@@ -83,10 +83,11 @@ class Session:
 
     def created(self, event: SessionCreated, now: float) -> None:
         """The model says how long this session may live."""
-        if event.expires_at:
-            expires_at = event.expires_at - self._unix_offset_s
+        expires_at = event.expires_at - self._unix_offset_s
+        # One that ends sooner is a clock that is wrong; its end is met when it comes.
+        if expires_at - ROLLOVER_MARGIN_S > now + RENEWAL_PAUSE_S:
             self._rollover_by = expires_at - ROLLOVER_MARGIN_S / 2
-            self._desk.alarms["rollover"] = max(now + 1, expires_at - ROLLOVER_MARGIN_S)
+            self._desk.alarms["rollover"] = expires_at - ROLLOVER_MARGIN_S
 
     def updated(self) -> bool:
         """Our options are in force; false when that was known."""

@@ -9,6 +9,7 @@ from gateway.events import (
     CancelResponse,
     CreateResponse,
     FirstAudioSent,
+    FunctionCalled,
     RealtimeErrorSeen,
     ResponseDone,
     SendFunctionOutput,
@@ -37,6 +38,7 @@ FATAL_CODES: Final = frozenset(
     }
 )
 HANGING_UP: Final = '{"result":"The call ends when your goodbye has been heard."}'
+INTERRUPTED: Final = '{"error":"The caller interrupted."}'
 NO_SUCH_TOOL: Final = '{"error":"There is no such tool."}'
 
 
@@ -96,7 +98,7 @@ class Turns:
 
     def interrupt(self, now: float, *, server_cancels: bool) -> None:
         """The caller takes the turn, by voice or by keys."""
-        self._desk.silence("idle", "answer", "give up")
+        self._desk.silence("idle", "answer", "give up", "retry")
         self.wants_to_hang_up = False
         active = self._answers.interrupt()
         self._voice.cancel(self._answers.latest)
@@ -176,16 +178,18 @@ class Turns:
         self._voice.cancel(delta.response_id)
         self._desk.to_realtime.append(CancelResponse(delta.response_id))
 
-    def function_called(self, call_id: str, name: str) -> None:
+    def function_called(self, called: FunctionCalled) -> None:
         """Every call is answered at once, so that no conversation hangs."""
-        if name in {tool.name for tool in self._options.session.tools}:
-            self._desk.tell(ToolCalled("ok"))
-            self._desk.to_realtime.append(SendFunctionOutput(call_id, HANGING_UP))
+        is_known = called.name in {tool.name for tool in self._options.session.tools}
+        output = HANGING_UP if is_known else NO_SUCH_TOOL
+        if self._voice.is_cancelled(called.response_id):
+            output = INTERRUPTED
+        elif is_known:
             self.wants_to_hang_up = True
-            return
-        self._desk.tell(ToolCalled("unknown"))
-        self._desk.to_realtime.append(SendFunctionOutput(call_id, NO_SUCH_TOOL))
-        self._answers.tool_called()
+        else:
+            self._answers.tool_called()
+        self._desk.tell(ToolCalled("ok" if is_known else "unknown"))
+        self._desk.to_realtime.append(SendFunctionOutput(called.call_id, output))
 
     def response_done(self, done: ResponseDone, now: float) -> bool:
         """An answer is over: see whether it was one."""
@@ -214,8 +218,11 @@ class Turns:
         return self._retry(0.0, now)
 
     def service_failed(self, now: float) -> bool:
-        """The service says it failed, outside of any answer."""
-        return self.state is not Turn.THINKING or self._retry(0.0, now)
+        """The service says it failed; an answer that is running says so itself when it is done."""
+        if self.state is not Turn.THINKING or self._answers.active:
+            return True
+        self._answers = Answers(self._answers.failures)
+        return self._retry(0.0, now)
 
     def _retry(self, hint_s: float, now: float) -> bool:
         """Tell the caller to wait and ask once more; a second failure in a row is the end."""

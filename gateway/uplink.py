@@ -6,6 +6,7 @@ amount of audio it was sent, and must not fall behind the caller's.
 """
 
 from collections import deque
+from collections.abc import Sequence
 
 from gateway.audio.convert import Converter, silence
 from gateway.events import AudioFormat
@@ -55,9 +56,17 @@ class Uplink:
         size = APPEND_LIMIT_MS * self._target.bytes_per_ms
         return [kept[at : at + size] for at in range(0, len(kept), size)]
 
-    def hold(self) -> None:
-        """The model is gone for a while: keep what comes."""
+    def hold(self, unsent: Sequence[bytes] = ()) -> None:
+        """The model is gone for a while: keep what comes, behind what was handed over in vain."""
         self._is_open = False
+        self._held.extendleft(reversed(unsent))
+        self._held_bytes += sum(len(payload) for payload in unsent)
+
+    def take_held_ms(self) -> float:
+        """Nobody will ever listen: how much was kept; it is kept no more."""
+        held_bytes, self._held_bytes = self._held_bytes, 0
+        self._held.clear()
+        return held_bytes / self._target.bytes_per_ms
 
     def take_dropped_ms(self) -> float:
         """Audio that was kept too long and dropped since the last call of this."""

@@ -130,10 +130,11 @@ class Voice:
 
     def stop(self, now: float) -> None:
         """Silence the agent wherever its voice is; nothing happens when all was heard."""
+        self.settle()
         if self._playout.is_drained(now):
+            self._cut_stalled(now)
             return
         self.barge_ins += 1
-        self.settle()
         unheard_ms = self._playout.unheard_ms(now)
         unsent_ms = self._take_back_unsent()
         self._desk.drop("down", "unheard", unsent_ms + self._playout.clear(now))
@@ -145,6 +146,12 @@ class Voice:
         else:
             self._desk.to_provider.append(ClearAudio(now))
             self.settle()
+
+    def _cut_stalled(self, now: float) -> None:
+        """Nothing is to be silenced, but an item that never ended is cut where it stopped."""
+        self._desk.drop("down", "unheard", self._playout.clear(now))
+        self._downlink.forget()
+        self.settle()
 
     def _take_back_unsent(self) -> float:
         """Audio that waits for the socket must not follow the clear; returns its ms."""
@@ -186,6 +193,7 @@ class Voice:
 
     def outlive_session(self, response_id: str) -> None:
         """The session is gone: what is queued plays on, but its items cannot be truncated."""
+        self.settle()
         self._downlink.end_response(response_id)
         self._foreign_items = self._playout.open_items()
 

@@ -10,6 +10,7 @@ from gateway.events import (
     CancelResponse,
     CreateResponse,
     FirstAudioSent,
+    FunctionCalled,
     PromptPlayed,
     RealtimeErrorSeen,
     ResponseDone,
@@ -40,6 +41,11 @@ def turns(**changes: object) -> tuple[Turns, Desk]:
 def state(taking: Turns) -> Turn:
     """Whose turn it is, freshly looked at."""
     return taking.state
+
+
+def called(name: str) -> FunctionCalled:
+    """The model calls a tool."""
+    return FunctionCalled("resp_1", "item_f", "call_1", name, "{}")
 
 
 def sound(taking: Turns, now: float, response: str = "resp_1", duration_ms: int = 200) -> None:
@@ -171,7 +177,7 @@ def test_a_tool_that_is_not_there_is_answered_and_then_spoken_about() -> None:
     """The output goes at once, the next answer is asked for when this one is done."""
     taking, desk = turns()
     taking.response_started("resp_1", 1.0)
-    taking.function_called("call_1", "transfer")
+    taking.function_called(called("transfer"))
     assert [type(command) for command in desk.to_realtime] == [SendFunctionOutput]
     taking.response_done(ResponseDone("resp_1", "completed"), 1.1)
 
@@ -183,7 +189,7 @@ def test_hanging_up_waits_for_nothing_but_the_goodbye() -> None:
     """The agent's wish is known when its answer is done, and no further answer is asked for."""
     taking, desk = turns(session=SessionOptions(audio=ULAW_8K, tools=(HANG_UP,)))
     taking.response_started("resp_1", 1.0)
-    taking.function_called("call_1", "hang_up")
+    taking.function_called(called("hang_up"))
 
     assert taking.response_done(ResponseDone("resp_1", "completed"), 1.1)
     assert taking.wants_to_hang_up
@@ -195,7 +201,7 @@ def test_a_caller_who_speaks_is_not_hung_up_on() -> None:
     """Words after the goodbye take the wish back."""
     taking, _ = turns(session=SessionOptions(audio=ULAW_8K, tools=(HANG_UP,)))
     taking.response_started("resp_1", 1.0)
-    taking.function_called("call_1", "hang_up")
+    taking.function_called(called("hang_up"))
     taking.speech_started(1.1)
 
     assert not taking.wants_to_hang_up

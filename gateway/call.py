@@ -309,12 +309,18 @@ class Call:
         self._desk.tell(DtmfEntered())
         if self._is_ending:
             return
-        if event.digit == "#" and self._options.session.turn_detection.kind == "none":
+        if self._options.allow_barge_in:
+            self._turns.interrupt(now, server_cancels=False)
+        if event.digit == "#" and not self._digits and self._ends_turns_by_key:
             self._end_turn_by_key(now)
             return
         self._digits = (self._digits + event.digit)[:DIGITS_LIMIT]
         self._desk.alarms["digits"] = now if event.digit == "#" else now + DIGITS_PAUSE_S
-        self._turns.interrupt(now, server_cancels=False)
+
+    @property
+    def _ends_turns_by_key(self) -> bool:
+        """Nobody listens for silence, so the caller says when a turn is over."""
+        return self._options.session.turn_detection.kind == "none"
 
     def _end_turn_by_key(self, now: float) -> None:
         if self._is_active and not self._session.is_renewing:

@@ -91,7 +91,7 @@ ROOMS = {
     "simulator.*": _room("events errors audio.* simulator simulator.*", _SOCKETS | _CLOCK),
     "simulator.caller": _room("events errors audio.* simulator simulator.*"),
     "simulator.server": _room("events errors audio.* simulator simulator.*"),
-    "terminal": _room("", _IO | _CLOCK | _DICE),
+    "terminal": _room("", (_IO - {"os"}) | _CLOCK | _DICE),
     "check": _room(f"errors events settings terminal {_MODEL}", _IO - {"asyncio"}),
     "say": _room(f"audio.* errors events settings terminal {_MODEL}", _IO - {"asyncio"}),
     "dialout": _room(f"audio.* errors terminal {_STAND_INS}", _IO - {"asyncio", "urllib"}),

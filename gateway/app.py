@@ -234,15 +234,28 @@ class _Watch:
         """One fact; the end of the call frees its place at once."""
         self._metrics.observe(fact)
         self._facts.observe(fact, time.monotonic())
-        for observer in self._gateway.observers:
-            observer(self._call_id, fact)
         if isinstance(fact, CallEnded):
-            self._gateway.admission.end(self._provider, self.provider_call_id)
+            self._free_place()
+        for observer in self._gateway.observers:
+            self._show(observer, fact)
+
+    def _show(self, observer: Callable[[str, Fact], None], fact: Fact) -> None:
+        """Who only watches must not be able to break a call."""
+        try:
+            observer(self._call_id, fact)
+        except Exception:
+            self.log.exception("an observer broke")
 
     def close(self) -> None:
         """The call is gone, whatever facts came."""
         self._metrics.close()
-        self._gateway.admission.end(self._provider, self.provider_call_id)
+        self._free_place()
+
+    def _free_place(self) -> None:
+        """Once: the same id may be back with a new call while this one's line is still closing."""
+        call_id, self.provider_call_id = self.provider_call_id, ""
+        if call_id:
+            self._gateway.admission.end(self._provider, call_id)
 
 
 def _outside(gateway: Gateway, watch: _Watch) -> Outside:
@@ -306,7 +319,7 @@ def _door(request: web.Request) -> Door:
 async def _incoming(request: web.Request) -> HttpRequest:
     """The request as its signature covers it: our public base URL, its own path and query."""
     body = await request.read() if request.method == "POST" else b""
-    form = await request.post() if request.method == "POST" else {}
+    form = await _form(request)
     return HttpRequest(
         method=request.method,
         url=_base_url(request) + request.raw_path,
@@ -314,6 +327,16 @@ async def _incoming(request: web.Request) -> HttpRequest:
         form=tuple((name, value) for name, value in form.items() if isinstance(value, str)),
         body=body,
     )
+
+
+async def _form(request: web.Request) -> Mapping[str, object]:
+    """The fields of a form; multipart is not read, it would put a stranger's files on our disk."""
+    if request.content_type != "application/x-www-form-urlencoded":
+        return {}
+    try:
+        return await request.post()
+    except (LookupError, ValueError):
+        raise web.HTTPBadRequest(text="not a form in any known character set\n") from None
 
 
 def _base_url(request: web.Request) -> str:

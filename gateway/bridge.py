@@ -98,6 +98,8 @@ class Bridge:
         self._dial_asked = asyncio.Event()
         self._wake = asyncio.Event()
         self._over = asyncio.Event()
+        self._leaving: deque[Link] = deque()
+        self._has_left = asyncio.Event()
         self._armed: tuple[float, asyncio.TimerHandle] | None = None
         self._relayed = 0
 
@@ -170,6 +172,7 @@ class Bridge:
                 group.create_task(self._read_realtime()),
                 group.create_task(self._run_timer()),
                 group.create_task(self._watch_writes()),
+                group.create_task(self._close_sessions()),
             )
             for event in self._early:
                 call.provider_received(event, self._clock())
@@ -255,10 +258,8 @@ class Bridge:
 
     def _tell(self) -> None:
         facts = self._call.facts
-        if facts:
-            told, facts[:] = list(facts), []
-            for fact in told:
-                self._outside.observe(fact)
+        while facts:
+            self._outside.observe(facts.pop(0))
 
     async def _write_to_provider(self, command: ProviderCommand) -> None:
         for message in self._provider.send(command):
@@ -270,11 +271,11 @@ class Bridge:
 
     async def _write_to_realtime(self, command: RealtimeCommand) -> None:
         if isinstance(command, DialRealtime):
-            await self._hang_up_realtime()
+            self._hang_up_realtime()
             self._dial = command
             self._dial_asked.set()
         elif isinstance(command, CloseRealtime):
-            await self._hang_up_realtime()
+            self._hang_up_realtime()
         elif self._realtime_link is not None:
             for message in self._realtime.send(command):
                 await self._realtime_link.send(message)
@@ -286,13 +287,20 @@ class Bridge:
         if command.asked_at and self._relayed % RELAY_SAMPLING == 0:
             self._outside.observe(RelayMeasured("up", self._clock() - command.asked_at))
 
-    async def _hang_up_realtime(self) -> None:
+    def _hang_up_realtime(self) -> None:
         link, self._realtime_link = self._realtime_link, None
         if link is not None:
-            # The far end may take its time: neither accounts nor audio wait for it.
-            self._tell()
-            self._arm()
-            await _close(link, NORMAL)
+            self._leaving.append(link)
+            self._has_left.set()
+
+    async def _close_sessions(self) -> None:
+        """A far end may be slow to let go: neither audio nor accounts wait for it."""
+        while True:
+            await self._has_left.wait()
+            self._has_left.clear()
+            while self._leaving:
+                await _close(self._leaving[0], NORMAL)
+                self._leaving.popleft()
 
     # ------------------------------------------------------------------ time
 
@@ -329,16 +337,18 @@ class Bridge:
 
     async def _check_outboxes(self, now: float) -> None:
         """A send that hangs is a peer that is gone; a queue that grows, one that cannot follow."""
-        limit_s, link = self._outside.send_timeout_s, self._realtime_link
-        if self._to_provider.is_stuck(now, limit_s):
+        limit_s = self._outside.send_timeout_s
+        if self._to_provider.overflows() or self._to_realtime.overflows():
+            self._call.hang_up("overload", now)
+            await self._settle()
+        elif self._to_provider.is_stuck(now, limit_s):
             self._call.provider_received(LinkClosed(1006, "send timed out"), now)
             await self._settle()
-        elif link is not None and self._to_realtime.is_stuck(now, limit_s):
-            # Told first, so that audio is held from now on; closing frees whoever writes.
-            self._realtime_link = None
+        elif self._realtime_link is not None and self._to_realtime.is_stuck(now, limit_s):
+            # Closing it frees whoever writes.
+            self._hang_up_realtime()
             self._call.realtime_received(LinkClosed(1006, "send timed out"), now)
             self._wake.set()
-            await _close(link, NORMAL)
 
     # ------------------------------------------------------------------ the end
 
@@ -347,8 +357,10 @@ class Bridge:
         self._tell()
         if self._armed is not None:
             self._armed[1].cancel()
-        await asyncio.gather(self._see_off(call), self._hang_up_realtime())
-        await _close(self._provider_link, NORMAL)
+        self._hang_up_realtime()
+        await asyncio.gather(self._see_off(call), *(_close(link, NORMAL) for link in self._leaving))
+        is_misbehaving = call.termination == Termination("protocol_error")
+        await _close(self._provider_link, POLICY if is_misbehaving else NORMAL)
 
     async def _see_off(self, call: Call) -> None:
         if HangUp() not in call.to_provider:
@@ -394,9 +406,12 @@ class _Outbox(Generic[_Command]):
             self.since = None
 
     def is_stuck(self, now: float, limit_s: float) -> bool:
-        """A write hangs, or more waits than a peer that is alive leaves waiting."""
-        hangs = self.since is not None and now >= self.since + limit_s
-        return hangs or len(self._queue) > OUTBOX_LIMIT
+        """A write hangs."""
+        return self.since is not None and now >= self.since + limit_s
+
+    def overflows(self) -> bool:
+        """More waits than a peer that is alive leaves waiting."""
+        return len(self._queue) > OUTBOX_LIMIT
 
 
 async def _close(link: Link, code: int, reason: str = "") -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -99,8 +100,10 @@ async def look_at_model(settings: Settings, agent: Agent) -> Finding:
 
 async def _configure(settings: Settings, agent: Agent, link: Link, began: float) -> Finding:
     protocol = RealtimeProtocol(settings.dialect)
-    for request in protocol.send(ConfigureSession(agent.session_options(settings.dialect))):
-        await link.send(request)
+    # Who closes at once has said why, and that is still to be read.
+    with suppress(ConnectionError):
+        for request in protocol.send(ConfigureSession(agent.session_options(settings.dialect))):
+            await link.send(request)
     async for message in link:
         for event in protocol.receive(message):
             if isinstance(event, SessionUpdated):

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from aiohttp import WSMsgType, web
+from aiohttp import WebSocketError, WSMsgType, web
 
 # RFC 6455 §7.1.5: the code of a socket that went away without a close frame.
 ABNORMAL = 1006
@@ -13,11 +13,12 @@ class ServerLink:
 
     def __init__(self, socket: web.WebSocketResponse) -> None:
         self._socket = socket
+        self._violation: int | None = None
 
     @property
     def close_code(self) -> int:
-        """The peer's close code, or ours, 1006 when there was none."""
-        return self._socket.close_code or ABNORMAL
+        """Ours for what the peer did wrong, else the peer's; 1006 when there was none."""
+        return self._violation or self._socket.close_code or ABNORMAL
 
     @property
     def close_reason(self) -> str:
@@ -28,6 +29,9 @@ class ServerLink:
         while True:
             message = await self._socket.receive()
             if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
+                # Aiohttp has closed with this code, and forgets it if the peer does not answer.
+                if isinstance(message.data, WebSocketError):
+                    self._violation = int(message.data.code)
                 return
             yield message.data
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,9 +69,11 @@ async def say(terminal: Terminal, settings: Settings, text: str, path: Path) -> 
 
 async def _converse(terminal: Terminal, settings: Settings, link: Link, text: str) -> Spoken:
     protocol = RealtimeProtocol(settings.dialect)
-    for command in _question(settings, text):
-        for request in protocol.send(command):
-            await link.send(request)
+    # Who closes at once has said why, and that is still to be read.
+    with suppress(ConnectionError):
+        for command in _question(settings, text):
+            for request in protocol.send(command):
+                await link.send(request)
     answer = _Answer(terminal, time.monotonic())
     async for message in link:
         for event in protocol.receive(message):

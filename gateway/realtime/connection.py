@@ -36,8 +36,8 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_QUEUED_MESSAGES = 16
 # What OpenAI's own clients rely on; the service sends no pings itself.
 PING_S = 20.0
-# A dead peer does not get to hold a finished call open.
-CLOSE_TIMEOUT_S = 2.0
+# A close is answered within one round trip, or never.
+CLOSE_TIMEOUT_S = 0.5
 NO_CLOSE_CODE = 1006
 LONGEST_RETRY_AFTER_S = 3600.0
 
@@ -299,7 +299,12 @@ class _SocketLink:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         shortened = reason.encode()[:_CLOSE_REASON_BYTES].decode(errors="ignore")
-        await self._socket.close(code, shortened)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._socket.close(code, shortened)
+        except TimeoutError:
+            # Whoever does not answer a close does not get to delay the next session.
+            self._socket.transport.abort()
 
 
 def _quiet_logger() -> logging.Logger:

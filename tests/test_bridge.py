@@ -1,0 +1,777 @@
+"""One driver moves everything: in order, in one pass, with a bound on every wait."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+
+from gateway.bridge import CLOSE_TIMEOUT_S, OUTBOX_LIMIT, RELAY_SAMPLING, Bridge, Outside
+from gateway.call import Call, CallOptions
+from gateway.errors import CallRejected, ConnectError
+from gateway.events import (
+    ULAW_8K,
+    AudioDelta,
+    AudioDone,
+    AudioReceived,
+    BargedIn,
+    CallBegan,
+    CallEnded,
+    CallReady,
+    CallStarted,
+    CallStopped,
+    DtmfReceived,
+    Fact,
+    FrameRejected,
+    FunctionCalled,
+    HangUp,
+    MessageRejected,
+    PromptPlayed,
+    ProviderCommand,
+    ProviderEvent,
+    RealtimeCommand,
+    RealtimeDialled,
+    RealtimeEvent,
+    RealtimeLost,
+    RealtimeReconnected,
+    RelayMeasured,
+    ResponseDone,
+    ResponseStarted,
+    SessionCreated,
+    SessionUpdated,
+    Termination,
+)
+from gateway.providers import Capabilities, HttpRequest
+from tests.lab import options
+from tests.timeless import run_timeless
+
+_Kind = TypeVar("_Kind")
+
+START = CallStarted("CA1", "MZ1", ULAW_8K, ULAW_8K)
+FRAME = AudioReceived(b"\x7f" * 160)
+READY: tuple[RealtimeEvent, ...] = (SessionCreated("sess_1", 0.0), SessionUpdated())
+REST_HANG_UP = HttpRequest("POST", "http://127.0.0.1/calls/CA1")
+
+
+class MemoryLink:
+    """A socket's one end: the test puts messages in, and sees each that goes out."""
+
+    def __init__(self, name: str, log: list[str], *, close_s: float = 0.0) -> None:
+        self.name = name
+        self.close_code, self.close_reason = 1006, ""
+        self.sent: list[str] = []
+        self.writers = self.most_writers = 0
+        self.on_send: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        self.is_closed = False
+        self.close_s = close_s
+        self._gone = asyncio.Event()
+        self._log = log
+        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
+
+    def say(self, *messages: str) -> None:
+        """The peer sends these."""
+        for message in messages:
+            self._queue.put_nowait(message)
+
+    def leave(self, code: int = 1000) -> None:
+        """The peer closes."""
+        self.close_code = code
+        self._queue.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        while (message := await self._queue.get()) is not None:
+            self._log.append(f"{self.name} > {message}")
+            yield message
+
+    async def hang(self, _message: str) -> None:
+        """What a write does while the peer takes nothing: nothing, until the socket is gone."""
+        await self._gone.wait()
+
+    async def send(self, message: str | bytes) -> None:
+        """Take one message, in the time that ``on_send`` takes."""
+        assert isinstance(message, str)
+        self.writers += 1
+        self.most_writers = max(self.most_writers, self.writers)
+        try:
+            if self.on_send is not None:
+                await self.on_send(message)
+        finally:
+            self.writers -= 1
+        if self.is_closed:
+            raise ConnectionResetError(self.name)
+        self.sent.append(message)
+        self._log.append(f"{self.name} < {message}")
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close as slowly as the test wants it."""
+        del reason
+        self._log.append(f"{self.name} closing")
+        await asyncio.sleep(self.close_s)
+        if not self.is_closed:
+            self.is_closed = True
+            self._gone.set()
+            self.leave(code)
+
+
+class Words:
+    """A translator for either side: the test says which word means which events."""
+
+    name: ClassVar[str] = "words"
+    caps = Capabilities(
+        mark=True,
+        clear=True,
+        status=False,
+        clear_echoes_marks=True,
+        lead_ms=5000,
+        frame_ms=20,
+        max_message_bytes=800,
+    )
+
+    def __init__(self, *, request: HttpRequest | None = None) -> None:
+        self.meanings: dict[str, list[Any]] = {}
+        self.commands: list[Any] = []
+        self._request = request
+
+    def receive(self, message: str | bytes) -> list[Any]:
+        """Look the word up; an unknown one is a bug of the test's."""
+        return self.meanings[str(message)]
+
+    def send(self, command: ProviderCommand | RealtimeCommand) -> list[Any]:
+        """The command's name and, where it has one, the first byte of its sound."""
+        self.commands.append(command)
+        payload = getattr(command, "payload", b"")
+        return [f"{type(command).__name__}{payload[:1].hex()}"]
+
+    def hang_up(self) -> HttpRequest | None:
+        """What was given."""
+        return self._request
+
+
+@dataclass
+class Stage:
+    """One bridge between two memory links, what it was told, and when."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    request: HttpRequest | None = None
+    start_deadline_s: float = 5.0
+    refusals: deque[ConnectError] = field(default_factory=deque)
+    close_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Everything but the call, which needs a start message first."""
+        self.loop = asyncio.get_running_loop()
+        self.log: list[str] = []
+        self._news = asyncio.Event()
+        self.facts: list[tuple[float, Fact]] = []
+        self.dials: list[tuple[float, float, bool]] = []
+        self.performed: list[HttpRequest] = []
+        self.provider = MemoryLink("provider", self.log, close_s=self.close_s)
+        self.sessions: list[MemoryLink] = []
+        self.phone = Words(request=self.request)
+        self.model = Words()
+        self.phone.meanings |= {"start": [START], "frame": [FRAME], "stop": [CallStopped()]}
+        self.model.meanings |= {"ready": list(READY)}
+        self.bridge = Bridge(self.phone, self.provider, self.model, self._outside())
+
+    def _outside(self) -> Outside:
+        return Outside(
+            dial=self._dial,
+            observe=self._observe,
+            perform=self._perform,
+            clock=self.loop.time,
+            start_deadline_s=self.start_deadline_s,
+        )
+
+    async def _dial(self, *, timeout_s: float, with_fresh_token: bool) -> MemoryLink:
+        self.dials.append((self.loop.time(), timeout_s, with_fresh_token))
+        if self.refusals:
+            raise self.refusals.popleft()
+        link = MemoryLink(f"model{len(self.sessions) + 1}", self.log)
+        link.say("ready")
+        self.sessions.append(link)
+        return link
+
+    def _observe(self, fact: Fact) -> None:
+        self.facts.append((self.loop.time(), fact))
+        self.log.append(f"told {type(fact).__name__}")
+        self._news.set()
+
+    async def _perform(self, request: HttpRequest) -> None:
+        self.performed.append(request)
+        self.log.append("performed")
+
+    def told(self, kind: type[_Kind]) -> list[_Kind]:
+        """All facts of one kind."""
+        return [fact for _, fact in self.facts if isinstance(fact, kind)]
+
+    def told_at(self, kind: type[Fact]) -> float:
+        """When the first fact of a kind was told."""
+        return next(at for at, fact in self.facts if isinstance(fact, kind))
+
+    async def start(self) -> "asyncio.Task[Termination]":
+        """Place the call and come back when the session is open."""
+        self.provider.say("start")
+        started = await self.bridge.await_start()
+        call = Call(started, self._options(), self.loop.time())
+        running = asyncio.create_task(self.bridge.run(call))
+        await self.until(CallReady)
+        return running
+
+    def _options(self) -> CallOptions:
+        usual = {"max_message_bytes": 800, "lead_ms": 400}
+        return options(**(usual | dict(self.changes)))
+
+    async def until(self, kind: type[Fact], count: int = 1) -> None:
+        """Wait for a fact."""
+        async with asyncio.timeout(60):
+            while len(self.told(kind)) < count:
+                self._news.clear()
+                await self._news.wait()
+
+    def speak(self, duration_ms: int, word: str = "answer", value: int = 0x55) -> None:
+        """The model sends a whole answer as one message."""
+        delta = AudioDelta("r1", f"i_{word}", 0, bytes([value]) * (duration_ms * 8))
+        self.model.meanings[word] = [ResponseStarted("r1"), delta]
+        self.sessions[-1].say(word)
+
+    async def end(self, running: "asyncio.Task[Termination]") -> CallEnded:
+        """The caller hangs up; gives the one record of the call."""
+        self.provider.say("stop")
+        await running
+        (ended,) = self.told(CallEnded)
+        return ended
+
+
+async def _settled() -> None:
+    """Let everybody do what can be done now."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+# ------------------------------------------------------------- before the call
+
+
+def test_the_start_message_is_awaited_and_what_came_with_it_is_kept() -> None:
+    """Events behind the start in one message reach the call; noise before it is counted."""
+
+    async def scene() -> None:
+        stage = Stage()
+        stage.phone.meanings["start"] = [START, FRAME]
+        stage.phone.meanings["noise"] = [MessageRejected("bad_json", "x")]
+        stage.provider.say("noise")
+        running = await stage.start()
+        await _settled()
+
+        assert stage.told(FrameRejected) == [FrameRejected("provider", "bad_json", "x")]
+        assert "AppendAudio7f" in stage.sessions[0].sent
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+@pytest.mark.parametrize(
+    ("says", "reason", "at_s"),
+    [
+        (("leave",), "closed_before_start", 0.0),
+        ((), "start_timeout", 5.0),
+        (("format",), "media_format", 0.0),
+    ],
+)
+def test_a_socket_that_does_not_say_which_call_it_is_is_turned_away(
+    says: tuple[str, ...], reason: str, at_s: float
+) -> None:
+    """Silence, a close and a format nobody can play each have their reason, and no call begins."""
+
+    async def scene() -> None:
+        stage = Stage()
+        stage.phone.meanings["format"] = [MessageRejected("media_format", "L16 44100 Hz")]
+        if "leave" in says:
+            stage.provider.leave()
+        elif says:
+            stage.provider.say(*says)
+        with pytest.raises(CallRejected) as raised:
+            await stage.bridge.await_start()
+        await stage.bridge.turn_away()
+
+        assert (raised.value.stage, raised.value.reason) == ("handshake", reason)
+        assert stage.loop.time() == pytest.approx(at_s)
+        assert stage.log[-1] == "provider closing"
+        assert not stage.dials
+        assert not stage.told(CallBegan)
+
+    run_timeless(scene())
+
+
+# ------------------------------------------------------------- one pass
+
+
+def test_one_message_is_one_pass() -> None:
+    """Each frame has left for the model before the next one is looked at."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+        stage.log.clear()
+        stage.provider.say("frame", "frame", "frame")
+        await _settled()
+
+        passed = [line for line in stage.log if not line.startswith("told")]
+        assert passed == ["provider > frame", "model1 < AppendAudio7f"] * 3
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+def test_an_answer_leaves_in_the_pass_it_came_in_and_the_rest_in_real_time() -> None:
+    """Audio up to the lead goes at once, the rest as the caller hears it: never more ahead."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"has_marks": False})
+        running = await stage.start()
+        began = stage.loop.time()
+        stage.speak(2000)
+        await _settled()
+        at_once_ms = _played_ms(stage)
+        while _played_ms(stage) < 2000:
+            await asyncio.sleep(0.05)
+            ahead_ms = _played_ms(stage) - (stage.loop.time() - began) * 1000
+            assert ahead_ms <= 400 + 100
+
+        assert at_once_ms == 400
+        assert 1.5 < stage.loop.time() - began < 1.75
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+def _played_ms(stage: Stage) -> float:
+    return sum(len(getattr(command, "payload", b"")) / 8 for command in stage.phone.commands)
+
+
+def test_what_the_gateway_adds_is_measured_now_and_then() -> None:
+    """One frame in eight is timed on the way up, and tells what our send took."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+
+        async def slow(_message: str) -> None:
+            await asyncio.sleep(0.003)
+
+        stage.sessions[0].on_send = slow
+        for _ in range(RELAY_SAMPLING * 2):
+            stage.provider.say("frame")
+            await asyncio.sleep(0.02)
+
+        measured = [fact.latency_s for fact in stage.told(RelayMeasured) if fact.direction == "up"]
+        assert measured == pytest.approx([0.003, 0.003])
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+# ------------------------------------------------------------- the outbox rule
+
+
+def test_unsent_audio_does_not_follow_a_clear() -> None:
+    """The provider is slow: what waits behind a write is gone before the clear is written."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"lead_ms": 2000, "has_marks": False})
+        running = await stage.start()
+        gate = asyncio.Event()
+
+        async def gated(_message: str) -> None:
+            await gate.wait()
+
+        stage.provider.on_send = gated
+        stage.speak(2000)
+        await _settled()
+        stage.phone.meanings["key"] = [DtmfReceived("1")]
+        stage.provider.say("key")
+        await asyncio.sleep(0.1)
+        gate.set()
+        await _settled()
+
+        assert stage.provider.sent == ["PlayAudio55", "ClearAudio"]
+        assert stage.told(BargedIn)[0].clear_s == pytest.approx(0.1)
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+def test_two_readers_do_not_interleave() -> None:
+    """Whoever finds a socket busy leaves its commands to the one who writes: order is kept."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+
+        async def slow(_message: str) -> None:
+            await asyncio.sleep(0.005)
+
+        stage.provider.on_send = stage.sessions[0].on_send = slow
+        stage.phone.meanings |= {
+            f"f{value:02x}": [AudioReceived(bytes([value]) * 160)] for value in range(40)
+        }
+        stage.speak(1500)
+        for value in range(40):
+            stage.provider.say(f"f{value:02x}")
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.5)
+
+        appends = [sent for sent in stage.sessions[0].sent if sent.startswith("AppendAudio")]
+        assert appends == [f"AppendAudio{value:02x}" for value in range(40)]
+        assert stage.provider.most_writers == stage.sessions[0].most_writers == 1
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+@pytest.mark.parametrize("answer_ms", [300, 3000])
+def test_a_provider_that_takes_nothing_is_lost(answer_ms: int) -> None:
+    """A send hangs, in the reader's pass or in the timer's: the call ends when its time is up."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"has_marks": False})
+        running = await stage.start()
+        if answer_ms > 1000:
+            stage.speak(answer_ms)
+            await asyncio.sleep(1.0)
+        stage.provider.on_send = stage.provider.hang
+        if answer_ms < 1000:
+            stage.speak(answer_ms)
+        hung_at = stage.loop.time()
+        termination = await running
+
+        assert termination == Termination("provider_lost")
+        assert 4.9 < stage.told_at(CallEnded) - hung_at < 5.2
+        assert len(stage.told(CallEnded)) == 1
+        assert stage.loop.time() - hung_at < 5.2 + 2 * CLOSE_TIMEOUT_S
+
+    run_timeless(scene())
+
+
+def test_a_model_that_takes_nothing_is_dialled_again() -> None:
+    """A send to the model hangs: after its time the call goes on over a new session."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+        stage.sessions[0].on_send = stage.sessions[0].hang
+        for _ in range(300):
+            stage.provider.say("frame")
+            await asyncio.sleep(0.02)
+
+        assert len(stage.dials) == 2
+        assert stage.told(RealtimeReconnected)
+        assert "AppendAudio7f" in stage.sessions[1].sent
+        assert (await stage.end(running)).termination.reason == "caller_hangup"
+
+    run_timeless(scene())
+
+
+def test_a_model_that_falls_behind_is_dialled_again() -> None:
+    """Each write is slow but none hangs: the queue's bound ends the session, not the memory."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+
+        async def slow(_message: str) -> None:
+            await asyncio.sleep(1.0)
+
+        # The model's own reader writes, so the caller's goes on reading.
+        stage.model.meanings["tool"] = [FunctionCalled("r1", "i1", "c1", "f", "{}")]
+        stage.sessions[0].on_send = slow
+        stage.sessions[0].say("tool")
+        await _settled()
+        for _ in range(OUTBOX_LIMIT * 2):
+            stage.provider.say("frame")
+            await asyncio.sleep(0.02)
+
+        assert len(stage.dials) == 2
+        assert (await stage.end(running)).termination.reason == "caller_hangup"
+
+    run_timeless(scene())
+
+
+def test_what_is_meant_for_a_closed_socket_is_lost_without_a_word() -> None:
+    """A write that finds the socket gone is the reader's news, not an exception."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+        stage.provider.is_closed = True
+        stage.speak(200)
+        await _settled()
+        assert not stage.told(CallEnded)
+        stage.provider.leave(1001)
+        await running
+
+        assert stage.told(CallEnded)[0].termination.reason == "caller_hangup"
+
+    run_timeless(scene())
+
+
+# ------------------------------------------------------------- the line to the model
+
+
+def test_a_refused_dial_is_told_and_tried_again_after_its_delay() -> None:
+    """The second attempt waits, asks for a fresh token after a 401, and has what time is left."""
+
+    async def scene() -> None:
+        stage = Stage(refusals=deque([ConnectError("401", can_retry=True)]))
+        running = await stage.start()
+
+        (first_at, _, first_fresh), (second_at, timeout_s, second_fresh) = stage.dials
+        assert second_at - first_at == pytest.approx(0.2)
+        assert (first_fresh, second_fresh) == (False, True)
+        assert timeout_s == pytest.approx(4.7)
+        assert [fact.result for fact in stage.told(RealtimeDialled)] == ["401", "ok"]
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+def test_a_lost_session_is_replaced() -> None:
+    """The model's socket closes with a code: told, and a new one carries the caller on."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+        stage.sessions[0].leave(1011)
+        await stage.until(RealtimeReconnected)
+        stage.provider.say("frame")
+        await _settled()
+
+        assert stage.told(RealtimeLost)[0].code == 1011
+        assert stage.sessions[1].sent[-1] == "AppendAudio7f"
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+def test_what_an_unwanted_session_still_says_is_not_heard() -> None:
+    """The old session talks on while it is being closed: the caller hears none of it."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"answer_s": 1.0, "give_up_s": 2.0, "has_marks": False})
+        running = await stage.start()
+        old = stage.sessions[0]
+        stage.model.meanings["owed"] = [ResponseStarted("r0")]
+        stage.model.meanings["late"] = [AudioDelta("r0", "i0", 0, b"\x66" * 800)]
+        old.say("owed")
+        closing = old.close
+
+        async def talkative(code: int = 1000, reason: str = "") -> None:
+            old.say("late")
+            await asyncio.sleep(0.05)
+            await closing(code, reason)
+
+        old.close = talkative  # type: ignore[method-assign]  # the far end's manners
+        await stage.until(RealtimeReconnected)
+
+        assert "model1 > late" in stage.log
+        assert not [sent for sent in stage.provider.sent if sent.startswith("PlayAudio")]
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+# ------------------------------------------------------------- the end
+
+
+def test_facts_are_told_before_anybody_is_seen_off() -> None:
+    """A slow goodbye delays nobody's accounts: the record comes first, the caller's link last."""
+
+    async def scene() -> None:
+        stage = Stage(request=REST_HANG_UP, close_s=1.0)
+        running = await stage.start()
+        stage.log.clear()
+        stage.bridge.hang_up("overload")
+        await running
+
+        ended = stage.log.index("told CallEnded")
+        rest = [line for line in stage.log[ended + 1 :] if not line.startswith("told")]
+        assert set(rest[:3]) == {"provider < HangUp", "performed", "model1 closing"}
+        assert rest[3:4] == ["provider closing"]
+        assert stage.performed == [REST_HANG_UP]
+        assert stage.provider.is_closed
+
+    run_timeless(scene())
+
+
+def test_a_caller_who_has_gone_is_not_hung_up_on() -> None:
+    """After the provider's own stop nothing is asked of it: the call is over there."""
+
+    async def scene() -> None:
+        stage = Stage(request=REST_HANG_UP)
+        running = await stage.start()
+        ended = await stage.end(running)
+
+        assert ended.termination == Termination("caller_hangup")
+        assert not stage.performed
+        assert "HangUp" not in stage.provider.sent
+        assert stage.sessions[0].is_closed
+
+    run_timeless(scene())
+
+
+def test_the_hang_up_is_not_swallowed_by_a_writer_that_just_got_free() -> None:
+    """A write ends in the very moment the call does: the phone call is still hung up over REST."""
+
+    async def scene() -> None:
+        stage = Stage(request=REST_HANG_UP, changes={"has_marks": False})
+        running = await stage.start()
+        gate = asyncio.Event()
+
+        async def gated(_message: str) -> None:
+            await gate.wait()
+
+        stage.provider.on_send = gated
+        stage.speak(100)
+        await _settled()
+        gate.set()
+        stage.bridge.hang_up("overload")
+        await running
+
+        assert stage.performed == [REST_HANG_UP]
+        assert stage.phone.commands.count(HangUp()) == 1
+
+    run_timeless(scene())
+
+
+def test_a_far_end_that_does_not_let_go_is_left_behind() -> None:
+    """Neither a hanging close nor a hanging hang-up holds a finished call for long."""
+
+    async def scene() -> None:
+        stage = Stage(request=REST_HANG_UP, close_s=1000.0)
+        running = await stage.start()
+        stage.provider.on_send = stage.provider.hang
+        ended_at = stage.loop.time()
+        stage.bridge.hang_up("overload")
+        await running
+
+        assert stage.loop.time() - ended_at < 2 * CLOSE_TIMEOUT_S + 0.1
+        assert stage.told_at(CallEnded) == pytest.approx(ended_at)
+
+    run_timeless(scene())
+
+
+def test_a_cancelled_call_still_tells_its_end() -> None:
+    """The process stops: one record with reason drain, both links closed, the cancel passed on."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+        assert [fact.termination.reason for fact in stage.told(CallEnded)] == ["drain"]
+        assert stage.provider.is_closed
+        assert stage.sessions[0].is_closed
+
+    run_timeless(scene())
+
+
+@pytest.mark.parametrize("side", ["provider", "model"])
+def test_a_bug_of_ours_ends_one_call_with_one_record(side: str) -> None:
+    """A translator raises: internal_error, told once, and nobody is left on an open line."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+        if side == "provider":
+            stage.provider.say("a word without meaning")
+        else:
+            stage.sessions[0].say("a word without meaning")
+        with pytest.raises(ExceptionGroup) as raised:
+            await running
+
+        assert raised.group_contains(KeyError)
+        assert [fact.termination.reason for fact in stage.told(CallEnded)] == ["internal_error"]
+        assert stage.provider.is_closed
+        assert stage.sessions[0].is_closed
+        assert "HangUp" in stage.provider.sent
+
+    run_timeless(scene())
+
+
+def test_a_provider_that_talks_nonsense_is_told_so() -> None:
+    """Nothing but bad messages end the call, and the close says whose doing it was."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+        stage.phone.meanings["nonsense"] = [MessageRejected("bad_json")]
+        stage.provider.say(*["nonsense"] * 50)
+
+        assert await running == Termination("protocol_error")
+        assert stage.provider.close_code == 1008
+        assert stage.sessions[0].close_code == 1000
+
+    run_timeless(scene())
+
+
+def test_a_drain_from_outside_lets_the_last_words_be_heard() -> None:
+    """The goodbye is played to its end before the line is closed."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"prompts": {"goodbye": bytes(24 * 2 * 800)}, "has_marks": False})
+        running = await stage.start()
+        began = stage.loop.time()
+        stage.bridge.hang_up("drain")
+        assert await running == Termination("drain")
+
+        assert 800 <= _played_ms(stage) <= 820
+        assert stage.loop.time() - began >= 0.8
+
+    run_timeless(scene())
+
+
+def test_a_model_that_closes_slowly_makes_no_gap_in_the_goodbye() -> None:
+    """Accounts are told and audio goes on leaving in time while the model is being closed."""
+
+    async def scene() -> None:
+        changes = {"prompts": {"goodbye": bytes(24 * 2 * 1500)}, "has_marks": False}
+        stage = Stage(changes=changes)
+        running = await stage.start()
+        stage.sessions[0].close_s = 2.0
+        began = stage.loop.time()
+        stage.bridge.hang_up("drain")
+        while _played_ms(stage) < 1500:
+            await asyncio.sleep(0.02)
+            assert _played_ms(stage) > (stage.loop.time() - began - 0.02) * 1000
+        await running
+
+        assert stage.told_at(PromptPlayed) == pytest.approx(began)
+
+    run_timeless(scene())
+
+
+def test_a_whole_call_is_the_same_twice() -> None:
+    """Time and messages are all that decide: two runs tell the same facts at the same moments."""
+
+    async def scene() -> list[tuple[float, Fact]]:
+        stage = Stage()
+        running = await stage.start()
+        stage.speak(700)
+        stage.model.meanings["done"] = [AudioDone("r1", "i_answer", 0), _DONE]
+        stage.sessions[0].say("done")
+        for _ in range(100):
+            stage.provider.say("frame")
+            await asyncio.sleep(0.02)
+        await stage.end(running)
+        return stage.facts
+
+    first, second = run_timeless(scene()), run_timeless(scene())
+
+    assert first == second
+    assert len(first) > 10
+
+
+_DONE: ProviderEvent | RealtimeEvent = ResponseDone("r1", "completed")

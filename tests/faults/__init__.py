@@ -1,0 +1,1 @@
+"""Every fault of the public case list, put to a real gateway."""

@@ -15,14 +15,16 @@ BUSY_LIMIT = 3
 class Answers:
     """Keeps track of the one running response."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self) -> None:
         self.active = ""
         self.latest = ""
         self.has_sound = False
-        self.failures = failures
+        self.failures = 0
+        # What the running or failed answer was asked for with.
+        self.question = CreateResponse()
         self._is_asked = False
         self._is_unwanted = False
-        self._question = CreateResponse()
+        self._is_unsettled = False
         self._queued: CreateResponse | None = None
         self._owes_tool_answer = False
         self._tool_rounds = 0
@@ -38,19 +40,32 @@ class Answers:
         if self.active or self._is_asked:
             self._queued = command
             return []
-        self._is_asked = True
-        self._question = command
+        self._is_asked = self._is_unsettled = True
+        self.question = command
         return [command]
 
-    def refused(self) -> list[CreateResponse]:
+    def expect(self) -> None:
+        """The service begins the next answer by itself."""
+        self.question = CreateResponse()
+
+    def refused(self, *, is_ours: bool) -> list[CreateResponse]:
         """A create met a running response: ask again when that is done, or now if it is.
 
-        Not if the caller has meanwhile taken the turn: nobody waits for that answer any more.
+        Not if the caller has meanwhile taken the turn: nobody waits for that answer any more; what
+        was asked for later still is. Not if the service does not say whose create it was and ours
+        seems to have been answered.
         """
-        is_wanted = not (self._is_asked and self._is_unwanted)
-        self._is_asked = self._is_unwanted = False
+        if not is_ours and (not self._is_unsettled or (self.active and not self._is_asked)):
+            return []
+        command = self._queued if self._is_unwanted else self.question
+        self._queued = None
+        self.forget()
         self._busy += 1
-        return self.ask(self._question) if is_wanted and self._busy <= BUSY_LIMIT else []
+        return self.ask(command) if command and self._busy <= BUSY_LIMIT else []
+
+    def forget(self) -> None:
+        """The create we sent will not be answered."""
+        self._is_asked = self._is_unwanted = self._is_unsettled = False
 
     def started(self, response_id: str) -> bool:
         """A response began; false when the caller has meanwhile interrupted it."""
@@ -60,8 +75,9 @@ class Answers:
         self.has_sound = False
         return is_wanted
 
-    def sounded(self) -> None:
+    def sounded(self, response_id: str) -> None:
         """The running answer is heard: whatever failed before is forgiven."""
+        self.active = self.active or response_id
         self.has_sound = True
         self.failures = self._tool_rounds = self._busy = 0
 
@@ -73,16 +89,18 @@ class Answers:
     def interrupt(self) -> str:
         """The caller speaks: nothing is owed any more. Returns the running response, "" if none."""
         self._is_unwanted = self._is_asked
+        self._is_unsettled = self._is_asked
         self._queued = None
         self._owes_tool_answer = False
         return self.active
 
-    def done(self, response_id: str) -> list[CreateResponse]:
-        """A response is over; returns what is to be asked next."""
-        if self.active in {response_id, ""}:
-            self.active = ""
-        if self.active:
-            return []
+    def is_stale(self, response_id: str) -> bool:
+        """Whether this is the end of an answer that is over already, told twice or late."""
+        return response_id != self.active and bool(self.active or response_id == self.latest)
+
+    def done(self) -> list[CreateResponse]:
+        """The running response is over; returns what is to be asked next."""
+        self.active = ""
         self._tool_rounds += self._owes_tool_answer
         command = CreateResponse() if self._owes_tool_answer else self._queued
         self._owes_tool_answer, self._queued = False, None

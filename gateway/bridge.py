@@ -338,7 +338,7 @@ class Bridge:
     async def _check_outboxes(self, now: float) -> None:
         """A send that hangs is a peer that is gone; a queue that grows, one that cannot follow."""
         limit_s = self._outside.send_timeout_s
-        if self._to_provider.overflows() or self._to_realtime.overflows():
+        if self._to_provider.overflows():
             self._call.hang_up("overload", now)
             await self._settle()
         elif self._to_provider.is_stuck(now, limit_s):
@@ -406,11 +406,12 @@ class _Outbox(Generic[_Command]):
             self.since = None
 
     def is_stuck(self, now: float, limit_s: float) -> bool:
-        """A write hangs."""
-        return self.since is not None and now >= self.since + limit_s
+        """A write hangs, or more waits than a peer that is alive leaves waiting."""
+        hangs = self.since is not None and now >= self.since + limit_s
+        return hangs or self.overflows()
 
     def overflows(self) -> bool:
-        """More waits than a peer that is alive leaves waiting."""
+        """More waits than is worth sending."""
         return len(self._queue) > OUTBOX_LIMIT
 
 

@@ -58,7 +58,6 @@ from gateway.events import (
     SpeechStopped,
     StateChanged,
     Termination,
-    TurnTimedOut,
 )
 from gateway.session import Session
 from gateway.states import LIFECYCLE, Lifecycle, Machine, Turn
@@ -97,6 +96,7 @@ LAST_WORDS: Final[Mapping[Reason, str]] = {
 }
 
 _EventTable = Mapping[type, Callable[["Call", Any, float], None]]
+_ErrorTable = Mapping[str, Callable[["Call", RealtimeError, float], None]]
 _TimerTable = Mapping[str, Callable[["Call", float], None]]
 
 
@@ -125,6 +125,7 @@ class Call:
         self._desk.alarms["max call"] = now + options.max_call_s
         self._session = Session(self._desk, options, now, unix_offset_s=unix_offset_s)
         self._owes_answer = False
+        self._says_again = False
         self._digits = ""
         self._bad_messages = 0
         self._last_reason: Reason | None = None
@@ -241,7 +242,7 @@ class Call:
             self.hang_up("realtime_error", now)
             return
         self._owes_answer = self._turns.suspend()
-        self._uplink.hold(self._unsent_audio())
+        self._says_again = self._uplink.hold(self._unsent_audio())
         self._session.renew(now)
 
     def _unsent_audio(self) -> list[bytes]:
@@ -250,9 +251,11 @@ class Call:
 
     def _resume(self, now: float) -> None:
         self._desk.tell(RealtimeReconnected(self._session.resumed(now)))
-        self.to_realtime.extend(self._voice.conversation.replay())
+        self.to_realtime.extend(self._voice.replay())
         self._listen(now)
-        if self._owes_answer:
+        if self._says_again and not self._ends_turns_by_key:
+            self._turns.expect_answer(now)
+        elif self._owes_answer:
             self._turns.ask(CreateResponse(), now)
 
     def _roll_over(self, now: float) -> None:
@@ -266,23 +269,41 @@ class Call:
         self._turns.ask_again(now)
 
     def _answer_never_came(self, now: float) -> None:
-        self._desk.tell(TurnTimedOut(is_final=True))
-        self._renew(now)
-
-    def _session_expired(self, now: float) -> None:
-        if self._is_active and not self._session.is_renewing:
+        if self._turns.answer_never_came():
             self._renew(now)
+        else:
+            self.hang_up("realtime_error", now)
+
+    def _speech_never_stopped(self, now: float) -> None:
+        self._turns.speech_never_stopped(now)
 
     def _realtime_erred(self, event: RealtimeError, now: float) -> None:
         self._desk.tell(RealtimeErrorSeen(event.code, event.severity, event.message))
         if not self._is_ending:
-            self._ON_SEVERITY[event.severity](self, now)
+            self._ON_SEVERITY[event.severity](self, event, now)
 
-    def _create_was_refused(self, _now: float) -> None:
-        self._turns.create_refused()
+    def _model_refused_a_create(self, event: RealtimeError, _now: float) -> None:
+        if event.about != "other":
+            self._turns.create_refused(is_ours=event.about == "create")
 
-    def _service_failed(self, now: float) -> None:
-        if self._is_active and not self._turns.service_failed(now):
+    def _model_complained(self, event: RealtimeError, now: float) -> None:
+        """Whatever the model does not like about a create, it will not answer it."""
+        if event.about == "create" and self._is_active:
+            self._go_on_if(self._turns.create_failed(event.retry_after_s, now), now)
+
+    def _model_failed(self, event: RealtimeError, now: float) -> None:
+        if self._is_active:
+            self._go_on_if(self._turns.service_failed(event.retry_after_s, now), now)
+
+    def _model_expired(self, _event: RealtimeError, now: float) -> None:
+        if self._is_active and not self._session.is_renewing:
+            self._renew(now)
+
+    def _model_is_useless(self, _event: RealtimeError, now: float) -> None:
+        self._give_up_on_model(now)
+
+    def _go_on_if(self, can_go_on: bool, now: float) -> None:  # noqa: FBT001  # reads as a sentence
+        if not can_go_on:
             self._give_up_on_model(now)
 
     # ------------------------------------------------------------------ caller -> model
@@ -333,9 +354,10 @@ class Call:
             return
         self.to_realtime.append(AddMessage("user", f"The caller pressed the keys {self._digits}"))
         self._digits = ""
-        self._turns.ask(CreateResponse(), now)
+        self._turns.answer_message(now)
 
     def _speech_started(self, _event: SpeechStarted, now: float) -> None:
+        self._uplink.begin_turn()
         self._turns.speech_started(now)
 
     def _speech_stopped(self, _event: SpeechStopped, now: float) -> None:
@@ -353,8 +375,13 @@ class Call:
     def _audio_delta(self, event: AudioDelta, now: float) -> None:
         if self._is_active:
             self._turns.audio_delta(event, now)
+            self._note_answer()
         else:
             self._desk.drop("down", "ended", self._voice.duration_ms(event))
+
+    def _note_answer(self) -> None:
+        if self._turns.state is Turn.SPEAKING:
+            self._uplink.end_turn()
 
     def _audio_done(self, event: AudioDone, now: float) -> None:
         if not self._voice.is_cancelled(event.response_id):
@@ -362,12 +389,8 @@ class Call:
             self._advance(now)
 
     def _response_done(self, event: ResponseDone, now: float) -> None:
-        if not self._turns.response_done(event, now):
-            self.hang_up("realtime_error", now)
-        elif self._turns.wants_to_hang_up:
-            self.hang_up("agent_hangup", now)
-        else:
-            self._advance(now)
+        self._go_on_if(self._turns.response_done(event, now), now)
+        self._advance(now)
 
     def _function_called(self, event: FunctionCalled, _now: float) -> None:
         self._turns.function_called(event)
@@ -380,10 +403,12 @@ class Call:
 
     def _advance(self, now: float) -> None:
         """Play on; when everything was played, see what that means."""
+        if self.termination is not None:
+            return
         self._voice.advance(now)
         if not self._voice.is_drained(now):
             return
-        if self._is_ending:
+        if self._is_ending or self._turns.has_taken_leave:
             self._end(self._last_reason or "agent_hangup", now)
         else:
             self._turns.played_out(now)
@@ -410,10 +435,13 @@ class Call:
     def _say_last_words(self, reason: Reason, now: float) -> None:
         self._step("last words")
         self._last_reason = reason
+        if self._voice.unheard_ms(now) > self._options.last_words_s * 1000:
+            # Nobody would wait for the end of all that, nor hear what comes behind it.
+            self._voice.stop(now)
         self._voice.settle()
         self._leave_model(now)
         self._voice.play_prompt(LAST_WORDS[reason], now)
-        left_s = min(self._voice.unheard_ms(now) / 1000, self._options.last_words_s)
+        left_s = self._voice.unheard_ms(now) / 1000
         self._desk.alarms["last words"] = now + left_s + LAST_WORDS_SPARE_S
         if self._voice.is_drained(now):
             self._end(reason, now)
@@ -421,8 +449,7 @@ class Call:
     def _leave_model(self, now: float) -> None:
         """Nobody waits for the model any more; what the caller said last reaches nobody."""
         self._desk.alarms.clear()
-        self._uplink.hold(self._unsent_audio())
-        self._desk.drop("up", "ended", self._uplink.take_held_ms())
+        self._desk.drop("up", "ended", self._uplink.leave(self._unsent_audio()))
         self._session.close(now)
 
     def _last_words_bound(self, now: float) -> None:
@@ -486,9 +513,6 @@ class Call:
     def _item_truncated(self, _event: ItemTruncated, _now: float) -> None:
         """The model has taken our word for what was heard; nothing is left to do."""
 
-    def _nothing(self, _now: float) -> None:
-        """Told as a fact; the call goes on."""
-
     # ------------------------------------------------------------------ what is done about what
 
     _ON_PROVIDER: ClassVar[_EventTable] = {
@@ -547,16 +571,17 @@ class Call:
         "digits": _digits_complete,
         "idle": _caller_is_idle,
         "rollover": _roll_over,
+        "speech": _speech_never_stopped,
         "max call": _call_is_long,
         "last words": _last_words_bound,
     }
-    _ON_SEVERITY: ClassVar[_TimerTable] = {
-        "ignore": _nothing,
-        "warn": _nothing,
-        "busy": _create_was_refused,
-        "retry": _service_failed,
-        "expired": _session_expired,
-        "fatal": _give_up_on_model,
+    _ON_SEVERITY: ClassVar[_ErrorTable] = {
+        "ignore": _model_complained,
+        "warn": _model_complained,
+        "busy": _model_refused_a_create,
+        "retry": _model_failed,
+        "expired": _model_expired,
+        "fatal": _model_is_useless,
     }
 
 

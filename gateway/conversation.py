@@ -36,6 +36,10 @@ class Conversation:
         self._say("assistant", text)
         return text
 
+    def words(self, item_id: str) -> str:
+        """What came so far of an item that is still being played."""
+        return self._words.get(item_id, "")
+
     def caller_said(self, text: str) -> None:
         """The caller's words of one turn."""
         self._say("user", text)

@@ -89,5 +89,5 @@ class Desk:
 
     def _tell_count(self, direction: Direction) -> None:
         duration_ms = self._carried_ms.pop(direction)
-        if duration_ms:
+        if duration_ms > 0:
             self.tell(AudioCounted(direction, duration_ms))

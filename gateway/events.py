@@ -339,6 +339,7 @@ class RealtimeError:
 
     severity: ignore (a race we expected), warn (something is wrong, the call goes on), busy (a
     response is already active), retry (the service failed), expired (session limit), fatal.
+    ``about`` says which of our commands it answers: "create", "other", or "" when it does not say.
     """
 
     code: str
@@ -346,6 +347,8 @@ class RealtimeError:
     message: str = ""
     event_id: str = ""
     param: str = ""
+    about: Literal["", "create", "other"] = ""
+    retry_after_s: float = 0.0
 
 
 # ------------------------------------------------------------- commands: provider link
@@ -584,6 +587,7 @@ class RealtimeDialled:
 
     result: str
     duration_s: float
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The ledger of what the caller has heard, kept while agent audio is handed over in time order.
 
 Theory of operation. Everything sent to the provider lies on one time line, counted in bytes of the
-provider's format. Each item of agent speech owns spans of it. Audio leaves in chunks, each followed
+provider's format. Each item of agent speech owns spans of it. Audio leaves in pieces, each followed
 by a mark, so marks are at most ``mark_interval_ms`` apart; a mark that comes back anchors the line:
 "at this moment the phone had played up to here". Between anchors the phone plays in real time, so
 the best estimate is the anchor plus the time gone by, never beyond the next mark that has not come
@@ -86,9 +86,8 @@ class Playout:
         self._options = options
         self._rate = options.audio.bytes_per_ms
         self._frame = options.frame_ms * self._rate
-        self._chunk = _whole(
-            min(options.mark_interval_ms * self._rate, options.max_message_bytes), self._frame
-        )
+        most = min(options.mark_interval_ms * self._rate, options.max_message_bytes)
+        self._piece = max(self._frame, _whole(most, self._frame))
         self._silence = _SILENCE[options.audio.encoding]
         self._items: deque[Item] = deque()
         self._queued = 0
@@ -97,7 +96,8 @@ class Playout:
         self._anchor = (0, 0.0)
         self._marks: deque[tuple[str, int]] = deque(maxlen=MARKS_KEPT)
         self._mark_count = 0
-        self._paused = False
+        self._is_paused = False
+        self._current: Item | None = None
         self._cut: _Cut | None = None
         self._wake_at: float | None = None
         self.marks_are_lost = not options.has_marks
@@ -149,23 +149,23 @@ class Playout:
     # ------------------------------------------------------------------ handing audio over
 
     def release(self, now: float, asked_at: float = 0.0) -> list[ProviderCommand]:
-        """What shall be sent now: chunks up to the lead, each followed by its mark."""
+        """What shall be sent now: pieces up to the lead, each followed by its mark."""
         commands: list[ProviderCommand] = []
         refill = self._options.lead_ms // 2 * self._rate
-        if not self._paused and self._ahead(now) <= self._options.lead_ms * self._rate - refill:
+        if not self._is_paused and self._ahead(now) <= self._options.lead_ms * self._rate - refill:
             while self._ahead(now) < self._options.lead_ms * self._rate:
-                chunk = self._take()
-                if not chunk:
+                piece = self._take()
+                if not piece:
                     break
-                commands += self._hand_over(chunk, now, 0.0 if commands else asked_at)
+                commands += self._hand_over(piece, now, 0.0 if commands else asked_at)
         self._plan(now)
         return commands
 
-    def _hand_over(self, chunk: bytes, now: float, asked_at: float) -> Iterator[ProviderCommand]:
+    def _hand_over(self, piece: bytes, now: float, asked_at: float) -> Iterator[ProviderCommand]:
         if self._is_silent(now):
             self._anchor = (self._sent, now)
-        self._sent += len(chunk)
-        yield PlayAudio(chunk, asked_at)
+        self._sent += len(piece)
+        yield PlayAudio(piece, asked_at)
         if self._options.has_marks:
             self._mark_count += 1
             name = f"m{self._mark_count}"
@@ -173,24 +173,32 @@ class Playout:
             yield SendMark(name)
 
     def _take(self) -> bytes:
-        """The next chunk of one item; b"" while its next frame is incomplete."""
-        for item in self._items:
-            size = min(_whole(len(item.pending), self._frame), self._chunk)
+        """The next piece of one item; b"" while its next frame is incomplete.
+
+        A prompt that has begun is played to its end before the item it stands in goes on.
+        """
+        started = [self._current] if self._current is not None else []
+        for item in (*started, *self._items):
+            size = min(_whole(len(item.pending), self._frame), self._piece)
             if size:
-                chunk = bytes(item.pending[:size])
-                del item.pending[:size]
-                self._queued -= size
-                _extend(item.spans, self._sent, self._sent + size)
-                return chunk
+                self._current = item
+                return self._cut_off(item, size)
         return b""
+
+    def _cut_off(self, item: Item, size: int) -> bytes:
+        piece = bytes(item.pending[:size])
+        del item.pending[:size]
+        self._queued -= size
+        _extend(item.spans, self._sent, self._sent + size)
+        return piece
 
     def pause(self) -> None:
         """The provider's queue is full."""
-        self._paused = True
+        self._is_paused = True
 
     def resume(self) -> None:
         """The provider takes audio again."""
-        self._paused = False
+        self._is_paused = False
 
     # ------------------------------------------------------------------ what was heard
 
@@ -260,14 +268,18 @@ class Playout:
 
     def unsend(self, commands: Sequence[ProviderCommand]) -> float:
         """Take back the last commands, which never reached the socket; returns ms of audio."""
-        size = sum(len(c.payload) for c in commands if isinstance(c, PlayAudio))
-        self._sent -= size
+        unsent_ms = self.sent_ms(commands)
+        self._sent -= int(unsent_ms * self._rate)
         names = {c.name for c in commands if isinstance(c, SendMark)}
         kept = [mark for mark in self._marks if mark[0] not in names]
         self._marks = deque(kept, MARKS_KEPT)
         for item in self._items:
             item.spans = [(a, min(b, self._sent)) for a, b in item.spans if a < self._sent]
-        return size / self._rate
+        return unsent_ms
+
+    def sent_ms(self, commands: Sequence[ProviderCommand]) -> float:
+        """How much audio is in some commands."""
+        return sum(len(c.payload) for c in commands if isinstance(c, PlayAudio)) / self._rate
 
     def open_items(self) -> frozenset[str]:
         """The items whose accounts are not closed yet."""
@@ -282,10 +294,11 @@ class Playout:
         unsent_ms = self.queued_ms()
         self._cut = _Cut(list(self._items), self._sent, self._position(now), self._confirmed)
         self._items.clear()
+        self._current = None
         self._queued = 0
         self._marks.clear()
         self._anchor = (self._sent, now)
-        self._paused = False
+        self._is_paused = False
         self._wake_at = None
         return unsent_ms
 
@@ -298,11 +311,6 @@ class Playout:
         if queued_ms is not None:
             position = max(cut.floor, cut.sent - queued_ms * self._rate)
         return [self._close(item, position) for item in cut.items]
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether no barge-in waits for the provider's word."""
-        return self._cut is None
 
     # ------------------------------------------------------------------ time
 

@@ -23,7 +23,7 @@ SPARE_S: Final = 0.1
 # Two sessions lost within this time: the third would be lost too.
 RENEWAL_PAUSE_S: Final = 10.0
 # A session is renewed this long before it expires, or up to half of it later to meet a silence.
-ROLLOVER_MARGIN_S: Final = 120.0
+ROLLOVER_MARGIN_S: Final = 60.0
 # Close codes of the model that a new session would meet again (4000: dialect refused).
 FATAL_CLOSES: Final = frozenset({1008, 3000, 4000})
 
@@ -69,7 +69,7 @@ class Session:
 
     def refused(self, event: RealtimeRefused, now: float) -> bool:
         """Dialling failed; false when there is no use or no time for another attempt."""
-        self._desk.tell(RealtimeDialled(event.result, 0.0))
+        self._desk.tell(RealtimeDialled(event.result, 0.0, event.detail))
         return not self._is_wanted or self._redial(event, now)
 
     def _redial(self, event: RealtimeRefused, now: float) -> bool:

@@ -27,7 +27,12 @@ from gateway.voice import Voice
 
 # A failed answer is asked for again after this, or after the service's hint if that is bearable.
 RETRY_AFTER_S: Final = 0.5
-RETRY_HINT_LIMIT_S: Final = 10.0
+RETRY_HINT_LIMIT_S: Final = 5.0
+# Sessions in a row that connect and never answer; the next would not either.
+GIVE_UPS_LIMIT: Final = 2
+# Nobody speaks longer than this without a pause the model would have heard.
+SPEECH_LIMIT_S: Final = 120.0
+ANSWER_ALARMS: Final = ("answer", "give up")
 FATAL_CODES: Final = frozenset(
     {
         "insufficient_quota",
@@ -53,6 +58,8 @@ class Turns:
         self._machine = Machine(TURN, Turn.LISTENING)
         self._answers = Answers()
         self._caller_speaks = False
+        self._is_owed = False
+        self._given_up = 0
         self._speech_stopped_at: float | None = None
         self._has_sounded = False
         self.wants_to_hang_up = False
@@ -62,6 +69,11 @@ class Turns:
     def state(self) -> Turn:
         """Whose turn it is."""
         return self._machine.state
+
+    @property
+    def has_taken_leave(self) -> bool:
+        """The agent wants to hang up, and has said all it wanted to say."""
+        return self.wants_to_hang_up and not self._answers.is_pending
 
     @property
     def is_quiet(self) -> bool:
@@ -75,30 +87,43 @@ class Turns:
     # ------------------------------------------------------------------ the caller
 
     def wait_for_caller(self, now: float) -> None:
-        """From here on a silence counts against the caller."""
-        self._desk.alarms["idle"] = now + self._options.idle_s
+        """From here on a silence counts against the caller, unless somebody is speaking."""
+        if not self._caller_speaks and self._voice.is_drained(now):
+            self._desk.alarms["idle"] = now + self._options.idle_s
 
     def speech_started(self, now: float) -> None:
         """The model hears the caller."""
-        if self.state is Turn.SPEAKING and not self._options.allow_barge_in:
-            return
         self._caller_speaks = True
         self._speech_stopped_at = None
-        self.interrupt(now, server_cancels=_server_cancels(self._options.session))
+        self._desk.silence("idle")
+        self._desk.alarms["speech"] = now + SPEECH_LIMIT_S
+        if self._options.allow_barge_in or self.state is not Turn.SPEAKING:
+            self.interrupt(now, server_cancels=_server_cancels(self._options.session))
 
     def speech_stopped(self, now: float) -> None:
         """The caller's turn is over."""
-        self._caller_speaks = False
+        self._hear_no_more()
         self.count += 1
         self._speech_stopped_at = now
         if self._options.session.turn_detection.create_response:
+            self._answers.expect()
             self._owe_answer(now)
         else:
             self.wait_for_caller(now)
 
+    def speech_never_stopped(self, now: float) -> None:
+        """Nobody speaks for so long without a pause: the model has missed the end."""
+        self._hear_no_more()
+        self.wait_for_caller(now)
+
+    def _hear_no_more(self) -> None:
+        self._caller_speaks = False
+        self._desk.silence("speech")
+
     def interrupt(self, now: float, *, server_cancels: bool) -> None:
         """The caller takes the turn, by voice or by keys."""
-        self._desk.silence("idle", "answer", "give up", "retry")
+        self._settle_debt()
+        self._desk.silence("idle", "retry")
         self.wants_to_hang_up = False
         active = self._answers.interrupt()
         self._voice.cancel(self._answers.latest)
@@ -114,23 +139,45 @@ class Turns:
         self._desk.to_realtime.extend(self._answers.ask(command))
         self._owe_answer(now)
 
-    def ask_again(self, now: float) -> None:
-        """The pause after a failed answer is over."""
-        if not self._answers.is_pending:
+    def answer_message(self, now: float) -> None:
+        """A message was added by keys: ask about it, unless the caller's next words will do so."""
+        if not self._caller_speaks:
             self.ask(CreateResponse(), now)
 
-    def create_refused(self) -> None:
-        """A response was running when we asked for one."""
-        self._desk.to_realtime.extend(self._answers.refused())
+    def ask_again(self, now: float) -> None:
+        """The pause after a failed answer is over."""
+        if not self._answers.is_pending and not self._caller_speaks:
+            self.ask(self._answers.question, now)
+
+    def create_refused(self, *, is_ours: bool) -> None:
+        """A response was running when somebody asked for one."""
+        self._desk.to_realtime.extend(self._answers.refused(is_ours=is_ours))
+
+    def create_failed(self, retry_after_s: float, now: float) -> bool:
+        """The answer we asked for will not be given."""
+        self._answers.forget()
+        return self._caller_speaks or self._retry(retry_after_s, now)
+
+    def expect_answer(self, now: float) -> None:
+        """The caller's words are with the model again, which begins an answer by itself."""
+        self._answers.expect()
+        self._owe_answer(now)
 
     def _owe_answer(self, now: float) -> None:
         self._step("answer owed")
-        self._desk.silence("idle")
+        self._is_owed = True
+        self._desk.silence("idle", *ANSWER_ALARMS)
         self._watch_answer(now)
 
+    def _settle_debt(self) -> None:
+        self._is_owed = False
+        self._desk.silence(*ANSWER_ALARMS)
+
     def _watch_answer(self, now: float) -> None:
-        self._desk.alarms["answer"] = now + self._options.answer_s
-        self._desk.alarms["give up"] = now + self._options.give_up_s
+        """While the phone still plays, nobody is waiting yet."""
+        if self._voice.is_drained(now):
+            self._desk.alarms["answer"] = now + self._options.answer_s
+            self._desk.alarms["give up"] = now + self._options.give_up_s
 
     def answer_is_late(self, now: float) -> None:
         """Nothing came for a while: let the caller hear that we are still there."""
@@ -138,8 +185,15 @@ class Turns:
             self._desk.tell(TurnTimedOut(is_final=False))
             self._voice.play_prompt("filler", now)
 
+    def answer_never_came(self) -> bool:
+        """The session is of no use; false when the one before was not either."""
+        self._desk.tell(TurnTimedOut(is_final=True))
+        self._given_up += 1
+        return self._given_up < GIVE_UPS_LIMIT
+
     def response_started(self, response_id: str, now: float) -> None:
         """The model begins an answer; one the caller has interrupted meanwhile is stopped."""
+        self._hear_no_more()
         if self._answers.started(response_id):
             self._owe_answer(now)
         else:
@@ -154,12 +208,13 @@ class Turns:
         elif self._voice.is_full():
             self._refuse_more(delta, duration_ms)
         else:
-            self._desk.count("down", duration_ms)
             self._speak(delta, now)
 
     def _speak(self, delta: AudioDelta, now: float) -> None:
-        self._answers.sounded()
-        self._desk.silence("idle", "answer", "give up")
+        self._answers.sounded(delta.response_id)
+        self._given_up = 0
+        self._settle_debt()
+        self._desk.silence("idle")
         self._step("agent speaks")
         if self._voice.play(delta, now):
             self._note_sound(now)
@@ -193,11 +248,13 @@ class Turns:
 
     def response_done(self, done: ResponseDone, now: float) -> bool:
         """An answer is over: see whether it was one."""
+        if self._answers.is_stale(done.response_id):
+            return True
         if done.usage != Usage():
             self._desk.tell(TokensUsed(done.usage))
         self._voice.end_response(done.response_id)
         had_sound = self._answers.has_sound
-        if next_answers := self._answers.done(done.response_id):
+        if next_answers := self._answers.done():
             self._desk.to_realtime.extend(next_answers)
             self._owe_answer(now)
             return True
@@ -205,7 +262,16 @@ class Turns:
             return True
         if done.status == "failed":
             return self._answer_failed(done, now)
-        return had_sound or self.wants_to_hang_up or self._answer_was_empty(done, now)
+        if self.wants_to_hang_up:
+            self._take_leave(now, had_sound=had_sound)
+            return True
+        return had_sound or self._answer_was_empty(done, now)
+
+    def _take_leave(self, now: float, *, had_sound: bool) -> None:
+        """An agent that hangs up without a word would seem to be cut off."""
+        self._settle_debt()
+        if not had_sound and self._voice.is_drained(now):
+            self._voice.play_prompt("goodbye", now)
 
     def _answer_failed(self, done: ResponseDone, now: float) -> bool:
         is_fatal = done.reason in FATAL_CODES
@@ -217,38 +283,42 @@ class Turns:
         self._desk.tell(RealtimeErrorSeen("no_audio", "warn", done.reason))
         return self._retry(0.0, now)
 
-    def service_failed(self, now: float) -> bool:
+    def service_failed(self, retry_after_s: float, now: float) -> bool:
         """The service says it failed; an answer that is running says so itself when it is done."""
         if self.state is not Turn.THINKING or self._answers.active:
             return True
-        self._answers = Answers(self._answers.failures)
-        return self._retry(0.0, now)
+        return self.create_failed(retry_after_s, now)
 
     def _retry(self, hint_s: float, now: float) -> bool:
         """Tell the caller to wait and ask once more; a second failure in a row is the end."""
         self._answers.failures += 1
         if self._answers.failures > 1 or hint_s > RETRY_HINT_LIMIT_S:
             return False
-        self._desk.silence("answer", "give up")
+        self._settle_debt()
         self._voice.play_prompt("filler", now)
         self._desk.alarms["retry"] = now + max(hint_s, RETRY_AFTER_S)
         return True
 
     def played_out(self, now: float) -> None:
         """The phone is silent: the turn is the caller's, unless more of the answer is due."""
-        if self.state is Turn.SPEAKING and not self._answers.is_pending:
+        if self._caller_speaks:
+            return
+        if self._is_owed or (self._answers.active and self.state is Turn.SPEAKING):
+            if "give up" not in self._desk.alarms:
+                self._watch_answer(now)
+        elif not self._answers.is_pending and "retry" not in self._desk.alarms:
             self._step("answer over")
-            self.wait_for_caller(now)
-        elif self._answers.active and "give up" not in self._desk.alarms:
-            self._watch_answer(now)
+            if "idle" not in self._desk.alarms:
+                self.wait_for_caller(now)
 
     def suspend(self) -> bool:
         """The session is gone; returns whether it still owed an answer."""
-        owes_answer = self._answers.is_pending or self.state is Turn.THINKING
+        owes_answer = self._answers.is_pending or self._is_owed or "retry" in self._desk.alarms
         self._voice.outlive_session(self._answers.active)
         self._answers = Answers()
-        self._caller_speaks = False
-        self._desk.silence("answer", "give up", "retry")
+        self._hear_no_more()
+        self._settle_debt()
+        self._desk.silence("retry", "idle")
         return owes_answer
 
 

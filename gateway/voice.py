@@ -1,11 +1,13 @@
 """The agent's voice at the caller's ear: handed over, accounted for, silenced by a barge-in."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from gateway.conversation import Conversation
 from gateway.desk import CallOptions, Desk
 from gateway.downlink import Downlink
 from gateway.events import (
+    AddMessage,
     AudioDelta,
     BargeInConfirmed,
     CallStarted,
@@ -37,6 +39,7 @@ class Voice:
         self._playout = self._downlink.playout
         self._foreign_items: frozenset[str] = frozenset()
         self._cleared: tuple[float, float] | None = None
+        self._queries = 0
         self.conversation = Conversation()
         self.barge_ins = 0
         self.received_ms = 0.0
@@ -48,15 +51,19 @@ class Voice:
         """Queue a delta and hand over what may go; true when something went."""
         self._downlink.accept(delta)
         commands = self._playout.release(now, now)
-        self._desk.to_provider.extend(commands)
+        self._hand_over(commands)
         return bool(commands)
+
+    def _hand_over(self, commands: Sequence[ProviderCommand]) -> None:
+        self._desk.to_provider.extend(commands)
+        self._desk.count("down", self._playout.sent_ms(commands))
 
     def play_prompt(self, name: str, now: float) -> None:
         """Let the caller hear a local recording, behind what is queued; none is no error."""
         pcm = self._options.prompts.get(name, b"")
         if pcm:
             self._desk.tell(PromptPlayed(name))
-            self._desk.to_provider.extend(self._downlink.play_prompt(name, pcm, now))
+            self._hand_over(self._downlink.play_prompt(name, pcm, now))
 
     def duration_ms(self, delta: AudioDelta) -> float:
         """How long a delta is."""
@@ -92,7 +99,7 @@ class Voice:
 
     def advance(self, now: float) -> None:
         """Hand over what may go, and close the accounts of what was heard to its end."""
-        self._desk.to_provider.extend(self._playout.release(now))
+        self._hand_over(self._playout.release(now))
         for heard in self._playout.collect(now):
             self._account(heard)
 
@@ -104,7 +111,10 @@ class Voice:
             self._clear_confirmed(now)
 
     def playout_reported(self, queued_ms: int, now: float) -> None:
-        """The provider says what it still held when we cleared."""
+        """The provider says what it still held when we cleared, the last time we asked."""
+        self._queries = max(0, self._queries - 1)
+        if self._queries:
+            return
         self._desk.silence("cut")
         self.settle(queued_ms)
         self._clear_confirmed(now)
@@ -141,6 +151,7 @@ class Voice:
         self._downlink.forget()
         self._cleared = (now, unheard_ms - unsent_ms)
         if self._options.has_status:
+            self._queries += 1
             self._desk.to_provider.extend((QueryPlayout(), ClearAudio(now)))
             self._desk.alarms["cut"] = now + STATUS_WAIT_S
         else:
@@ -160,7 +171,9 @@ class Voice:
         kept = [c for c in queue if not isinstance(c, PlayAudio | SendMark)]
         queue.clear()
         queue.extend(kept)
-        return self._playout.unsend(unsent)
+        unsent_ms = self._playout.unsend(unsent)
+        self._desk.count("down", -unsent_ms)
+        return unsent_ms
 
     def settle(self, queued_ms: int | None = None) -> None:
         """Close the accounts of what was cut, and make the model forget what was not heard."""
@@ -194,8 +207,15 @@ class Voice:
     def outlive_session(self, response_id: str) -> None:
         """The session is gone: what is queued plays on, but its items cannot be truncated."""
         self.settle()
+        self._queries = 0
         self._downlink.end_response(response_id)
         self._foreign_items = self._playout.open_items()
+
+    def replay(self) -> list[AddMessage]:
+        """The conversation for a new session, with what is just being said."""
+        playing = (self.conversation.words(item) for item in self._foreign_items)
+        unfinished = [AddMessage("assistant", words) for words in playing if words.strip()]
+        return self.conversation.replay() + unfinished
 
     def finish(self, now: float) -> None:
         """The call is over: close every account."""

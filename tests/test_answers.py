@@ -32,7 +32,7 @@ def test_a_question_waits_for_the_running_answer() -> None:
     answers = _running()
 
     assert answers.ask(GREETING) == []
-    assert answers.done("resp_1") == [GREETING]
+    assert answers.done() == [GREETING]
 
 
 def test_a_question_waits_for_one_that_has_not_started() -> None:
@@ -42,7 +42,7 @@ def test_a_question_waits_for_one_that_has_not_started() -> None:
 
     assert answers.ask(GREETING) == []
     assert answers.started("resp_1")
-    assert answers.done("resp_1") == [GREETING]
+    assert answers.done() == [GREETING]
 
 
 def test_only_the_latest_waiting_question_is_kept() -> None:
@@ -51,9 +51,9 @@ def test_only_the_latest_waiting_question_is_kept() -> None:
     answers.ask(PLAIN)
     answers.ask(GREETING)
 
-    assert answers.done("resp_1") == [GREETING]
+    assert answers.done() == [GREETING]
     assert answers.started("resp_2")
-    assert answers.done("resp_2") == []
+    assert answers.done() == []
     assert not answers.is_pending
 
 
@@ -63,17 +63,18 @@ def test_an_answer_of_the_service_itself_is_followed() -> None:
 
     assert answers.started("resp_vad")
     assert (answers.active, answers.latest, answers.is_pending) == ("resp_vad", "resp_vad", True)
-    assert answers.done("resp_vad") == []
+    assert answers.done() == []
     assert (answers.active, answers.latest, answers.is_pending) == ("", "resp_vad", False)
 
 
 def test_the_end_of_another_answer_changes_nothing() -> None:
     """A late end of an older answer does not end the running one."""
     answers = _running("resp_2")
-    answers.ask(GREETING)
 
-    assert answers.done("resp_1") == []
-    assert answers.active == "resp_2"
+    assert answers.is_stale("resp_1")
+    assert not answers.is_stale("resp_2")
+    answers.done()
+    assert answers.is_stale("resp_2")
 
 
 def test_an_interruption_names_the_running_answer() -> None:
@@ -83,7 +84,7 @@ def test_an_interruption_names_the_running_answer() -> None:
     answers.tool_called()
 
     assert answers.interrupt() == "resp_1"
-    assert answers.done("resp_1") == []
+    assert answers.done() == []
     assert not answers.is_pending
 
 
@@ -103,7 +104,7 @@ def test_only_one_answer_is_unwanted() -> None:
     answers.ask(PLAIN)
     answers.interrupt()
     answers.started("resp_1")
-    answers.done("resp_1")
+    answers.done()
 
     assert answers.started("resp_2")
 
@@ -122,8 +123,8 @@ def test_a_refused_question_waits_for_the_answer_that_was_in_its_way() -> None:
     answers.ask(PLAIN)
     answers.started("resp_vad")
 
-    assert answers.refused() == []
-    assert answers.done("resp_vad") == [PLAIN]
+    assert answers.refused(is_ours=True) == []
+    assert answers.done() == [PLAIN]
 
 
 def test_a_refused_question_goes_out_when_the_way_is_free() -> None:
@@ -131,9 +132,9 @@ def test_a_refused_question_goes_out_when_the_way_is_free() -> None:
     answers = Answers()
     answers.ask(PLAIN)
     answers.started("resp_vad")
-    answers.done("resp_vad")
+    answers.done()
 
-    assert answers.refused() == [PLAIN]
+    assert answers.refused(is_ours=True) == [PLAIN]
 
 
 def test_a_refused_question_keeps_its_instructions() -> None:
@@ -141,7 +142,7 @@ def test_a_refused_question_keeps_its_instructions() -> None:
     answers = Answers()
     answers.ask(GREETING)
 
-    assert answers.refused() == [GREETING]
+    assert answers.refused(is_ours=True) == [GREETING]
 
 
 def test_refusals_are_bounded() -> None:
@@ -149,7 +150,7 @@ def test_refusals_are_bounded() -> None:
     answers = Answers()
     answers.ask(PLAIN)
     tries = 0
-    while answers.refused():
+    while answers.refused(is_ours=True):
         tries += 1
 
     assert tries == BUSY_LIMIT
@@ -162,7 +163,7 @@ def test_a_refused_question_that_was_interrupted_is_forgotten() -> None:
     answers.ask(PLAIN)
     answers.interrupt()
 
-    assert answers.refused() == []
+    assert answers.refused(is_ours=True) == []
     assert not answers.is_pending
     assert answers.started("resp_vad")
 
@@ -173,7 +174,7 @@ def test_a_tool_call_owes_an_answer_after_the_present_one() -> None:
 
     assert answers.tool_called()
     assert answers.is_pending
-    assert answers.done("resp_1") == [PLAIN]
+    assert answers.done() == [PLAIN]
 
 
 def test_a_tool_answer_comes_before_a_waiting_question() -> None:
@@ -182,16 +183,16 @@ def test_a_tool_answer_comes_before_a_waiting_question() -> None:
     answers.ask(GREETING)
     answers.tool_called()
 
-    assert answers.done("resp_1") == [PLAIN]
+    assert answers.done() == [PLAIN]
     answers.started("resp_2")
-    assert answers.done("resp_2") == []
+    assert answers.done() == []
 
 
 def test_tool_rounds_are_bounded() -> None:
     """A model that calls tools for ever is left alone after a few rounds."""
     answers = _running("resp_0")
     rounds = 0
-    while answers.tool_called() and answers.done(f"resp_{rounds}"):
+    while answers.tool_called() and answers.done():
         rounds += 1
         answers.started(f"resp_{rounds}")
 
@@ -204,7 +205,7 @@ def test_tool_calls_of_one_answer_are_one_round() -> None:
     for _ in range(TOOL_ROUNDS_LIMIT + 1):
         answers.tool_called()
 
-    assert answers.done("resp_1") == [PLAIN]
+    assert answers.done() == [PLAIN]
 
 
 def test_sound_forgives_what_failed_before() -> None:
@@ -213,9 +214,9 @@ def test_sound_forgives_what_failed_before() -> None:
     answers.failures = 1
     for _ in range(TOOL_ROUNDS_LIMIT):
         answers.tool_called()
-        answers.done(answers.active)
+        answers.done()
         answers.started("resp_n")
-    answers.sounded()
+    answers.sounded("resp_1")
 
     assert answers.has_sound
     assert answers.failures == 0
@@ -225,8 +226,8 @@ def test_sound_forgives_what_failed_before() -> None:
 def test_a_new_answer_has_no_sound_yet() -> None:
     """Each answer is judged by its own sound."""
     answers = _running()
-    answers.sounded()
-    answers.done("resp_1")
+    answers.sounded("resp_1")
+    answers.done()
     answers.started("resp_2")
 
     assert not answers.has_sound

@@ -224,7 +224,7 @@ def test_a_busy_service_is_asked_again_when_it_is_free() -> None:
     lab = placed(greeting="Say hello.")
     lab.realtime(
         ResponseStarted("resp_vad"),
-        RealtimeError("conversation_already_has_active_response", "busy"),
+        RealtimeError("conversation_already_has_active_response", "busy", about="create"),
     )
     before = lab.commanded(CreateResponse)
     lab.realtime(ResponseDone("resp_vad", "completed"))
@@ -517,7 +517,7 @@ def test_the_agent_can_end_the_call_once_its_goodbye_was_heard() -> None:
 
 
 def test_the_agent_can_end_the_call_without_a_word() -> None:
-    """An answer that is nothing but the hang-up is no failure."""
+    """An answer that is nothing but the hang-up is no failure; the caller hears a goodbye."""
     lab = placed(session=SessionOptions(audio=ULAW_8K, tools=(HANG_UP,)))
     lab.realtime(
         ResponseStarted("resp_1"),
@@ -525,8 +525,10 @@ def test_the_agent_can_end_the_call_without_a_word() -> None:
         ResponseDone("resp_1", "completed"),
     )
 
+    lab.run_for(5)
+
     assert end_of(lab).termination.reason == "agent_hangup"
-    assert prompts(lab) == []
+    assert prompts(lab) == ["goodbye"]
 
 
 def test_a_caller_who_interrupts_the_goodbye_keeps_the_call() -> None:

@@ -38,6 +38,21 @@ def turns(**changes: object) -> tuple[Turns, Desk]:
     return Turns(desk, chosen, Voice(desk, chosen, started()), 0.0), desk
 
 
+def _parts(**changes: object) -> tuple[Turns, Desk, Voice]:
+    """The same, with the voice at hand."""
+    desk = Desk()
+    chosen = options(prompts=PROMPTS, **changes)
+    voice = Voice(desk, chosen, started())
+    return Turns(desk, chosen, voice, 0.0), desk, voice
+
+
+def _play_to_the_end(voice: Voice, now: float) -> None:
+    """Every mark comes back."""
+    for number in range(1, 10):
+        voice.mark_reached(f"m{number}", now)
+    voice.advance(now)
+
+
 def state(taking: Turns) -> Turn:
     """Whose turn it is, freshly looked at."""
     return taking.state
@@ -209,12 +224,15 @@ def test_a_caller_who_speaks_is_not_hung_up_on() -> None:
 
 def test_the_idle_clock_runs_when_the_phone_is_silent_only() -> None:
     """Audio that is still playing is not the caller's silence."""
-    taking, desk = turns(idle_s=30.0)
+    taking, desk, voice = _parts(idle_s=30.0)
     taking.wait_for_caller(0.0)
     taking.response_started("resp_1", 1.0)
     sound(taking, 1.1)
     assert "idle" not in desk.alarms
     taking.response_done(ResponseDone("resp_1", "completed"), 1.2)
+    taking.wait_for_caller(1.2)
+    assert "idle" not in desk.alarms
+    _play_to_the_end(voice, 5.0)
     taking.played_out(5.0)
 
     assert state(taking) is Turn.LISTENING
@@ -223,13 +241,91 @@ def test_the_idle_clock_runs_when_the_phone_is_silent_only() -> None:
 
 def test_a_response_that_stalls_is_watched_again() -> None:
     """Sound that stopped in the middle is not an answer."""
-    taking, desk = turns()
+    taking, desk, voice = _parts()
     taking.response_started("resp_1", 1.0)
     sound(taking, 1.1)
     assert "give up" not in desk.alarms
+    _play_to_the_end(voice, 2.0)
     taking.played_out(2.0)
 
     assert desk.alarms["give up"] == 17.0
+
+
+def test_a_caller_who_speaks_owes_nobody_an_answer() -> None:
+    """The phone falling silent after an interruption starts no watch on the model."""
+    taking, desk, voice = _parts()
+    taking.response_started("resp_1", 1.0)
+    sound(taking, 1.1)
+    taking.speech_started(1.2)
+    _play_to_the_end(voice, 2.0)
+    taking.played_out(2.0)
+
+    assert not {"answer", "give up", "idle"} & set(desk.alarms)
+
+
+def test_words_over_an_agent_that_may_not_be_interrupted_are_waited_for() -> None:
+    """What the caller says meanwhile keeps the line, and is owed an answer when the agent ends."""
+    taking, desk, voice = _parts(allow_barge_in=False)
+    taking.response_started("resp_1", 1.0)
+    sound(taking, 1.1)
+    taking.speech_started(1.2)
+    taking.response_done(ResponseDone("resp_1", "completed"), 1.3)
+    _play_to_the_end(voice, 2.0)
+    taking.played_out(2.0)
+    assert "idle" not in desk.alarms
+    taking.speech_stopped(3.0)
+
+    assert desk.alarms["give up"] == 18.0
+
+
+def test_speech_that_never_stops_is_stopped() -> None:
+    """A model that missed the end of the turn does not keep the line for ever."""
+    taking, desk, _ = _parts(idle_s=30.0)
+    taking.speech_started(1.0)
+    assert desk.alarms["speech"] == 121.0
+    taking.speech_never_stopped(121.0)
+
+    assert desk.alarms["idle"] == 151.0
+
+
+def test_keys_pressed_by_a_caller_who_speaks_are_answered_with_the_words() -> None:
+    """One answer for both: asking now would talk over the caller."""
+    taking, desk, _ = _parts()
+    taking.speech_started(1.0)
+    taking.answer_message(1.5)
+
+    assert CreateResponse() not in desk.to_realtime
+
+
+def test_the_end_of_an_answer_told_twice_is_no_failure_of_the_next() -> None:
+    """A service that repeats itself costs no answer."""
+    taking, desk, _ = _parts()
+    taking.response_started("resp_1", 1.0)
+    sound(taking, 1.1)
+    done = ResponseDone("resp_1", "completed")
+    taking.response_done(done, 1.2)
+    taking.response_started("resp_2", 1.3)
+
+    assert taking.response_done(done, 1.4)
+    assert "retry" not in desk.alarms
+
+
+def test_a_create_that_was_refused_is_asked_again_as_it_was() -> None:
+    """A greeting the service did not like is still a greeting the second time."""
+    taking, desk, _ = _parts()
+    taking.ask(CreateResponse("Say hello."), 1.0)
+    assert taking.create_failed(0.0, 1.1)
+    taking.ask_again(1.6)
+
+    assert list(desk.to_realtime) == [CreateResponse("Say hello.")] * 2
+
+
+def test_a_model_that_never_answers_is_left_at_the_second_time() -> None:
+    """Sessions that connect and stay mute are not tried for ever."""
+    taking, _, _ = _parts()
+
+    assert taking.answer_never_came()
+    assert not taking.answer_never_came()
 
 
 def test_tokens_are_told_when_there_are_any() -> None:

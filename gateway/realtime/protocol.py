@@ -8,7 +8,7 @@ name their server events differently and mean the same, so both names are taken 
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -461,7 +461,16 @@ class _Error(_Frame, frozen=True, tag="error"):
             error.detail,
             (error.event_id or "")[:_DETAIL_CHARS],
             (error.param or "")[:_DETAIL_CHARS],
+            _about(error.event_id or ""),
+            _retry_after_s(error.detail),
         )
+
+
+def _about(event_id: str) -> Literal["", "create", "other"]:
+    """Our event ids begin with the type of the event."""
+    if not event_id:
+        return ""
+    return "create" if event_id.startswith("response.create_") else "other"
 
 
 _AnyFrame = (
@@ -785,7 +794,7 @@ class RealtimeProtocol:
 
     def _encode(self, members: dict[str, object]) -> bytes:
         self._sent += 1
-        event_id = f"evt_{self._sent}"
+        event_id = f"{members['type']}_{self._sent}"
         if members["type"] == "session.update":
             self._session_update = event_id
         return msgspec.json.encode({**members, "event_id": event_id})

@@ -125,6 +125,11 @@ class Admission:
         self._calls.discard((provider, call_id))
 
     @property
+    def is_waited_for(self) -> bool:
+        """Whether a socket has yet to say which call it is."""
+        return self._waiting > 0
+
+    @property
     def calls(self) -> int:
         """Calls that are running."""
         return len(self._calls)

@@ -74,6 +74,11 @@ class Gateway:
     observers: list[Callable[[str, Fact], None]] = field(default_factory=list)
     new_call_id: Callable[[], str] = field(default_factory=_call_ids)
 
+    def note_departure(self) -> None:
+        """Somebody left; whoever waits for an empty house is told when it is."""
+        if not self.bridges and not self.admission.is_waited_for:
+            self.is_empty.set()
+
     @property
     def is_ready(self) -> bool:
         """Whether new calls are welcome."""
@@ -138,7 +143,7 @@ async def _media(request: web.Request) -> web.WebSocketResponse:
     except CallRejected as rejected:
         gateway.metrics.rejected(rejected.stage, rejected.reason)
         raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
-    place = _Place(gateway.admission)
+    place = _Place(gateway)
     try:
         socket = web.WebSocketResponse(
             heartbeat=gateway.settings.heartbeat_s,
@@ -148,7 +153,7 @@ async def _media(request: web.Request) -> web.WebSocketResponse:
             timeout=REST_TIMEOUT_S,
         )
         await socket.prepare(request)
-        await _answer(gateway, door, ServerLink(socket), incoming, place)
+        await _answer(gateway, door, ServerLink(socket, request.transport), incoming, place)
     finally:
         place.leave()
     return socket
@@ -157,13 +162,14 @@ async def _media(request: web.Request) -> web.WebSocketResponse:
 class _Place:
     """A waiting socket's place, left once."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission: Admission | None = admission
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway: Gateway | None = gateway
 
     def leave(self) -> None:
-        if self._admission is not None:
-            self._admission.stop_waiting()
-            self._admission = None
+        gateway, self._gateway = self._gateway, None
+        if gateway is not None:
+            gateway.admission.stop_waiting()
+            gateway.note_departure()
 
 
 async def _answer(
@@ -192,8 +198,7 @@ async def _answer(
         watch.log.exception("the call broke")
     finally:
         gateway.bridges.discard(bridge)
-        if not gateway.bridges:
-            gateway.is_empty.set()
+        gateway.note_departure()
         watch.close()
 
 
@@ -263,7 +268,7 @@ def _outside(gateway: Gateway, watch: _Watch) -> Outside:
         await _perform(gateway.http, request)
 
     return Outside(
-        dial=gateway.breaker,
+        dial=gateway.breaker.for_call(),
         observe=watch.observe,
         perform=perform,
         start_deadline_s=gateway.settings.start_deadline_s,
@@ -426,8 +431,7 @@ class Running:
 
 async def _all_gone(gateway: Gateway, limit_s: float) -> bool:
     gateway.is_empty.clear()
-    if not gateway.bridges:
-        return True
+    gateway.note_departure()
     try:
         async with asyncio.timeout(limit_s):
             await gateway.is_empty.wait()

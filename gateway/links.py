@@ -1,6 +1,8 @@
 """An aiohttp server socket, as the bridge sees it."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 
 from aiohttp import WebSocketError, WSMsgType, web
 
@@ -11,8 +13,9 @@ ABNORMAL = 1006
 class ServerLink:
     """The provider's media WebSocket as a ``gateway.realtime.Link``."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
+    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
         self._socket = socket
+        self._transport = transport
         self._violation: int | None = None
 
     @property
@@ -41,11 +44,33 @@ class ServerLink:
         Raises:
             ConnectionError: the socket is closed.
         """
-        if isinstance(message, str):
-            await self._socket.send_str(message)
-        else:
-            await self._socket.send_bytes(message)
+        with _borrowed_cancellation():
+            if isinstance(message, str):
+                await self._socket.send_str(message)
+            else:
+                await self._socket.send_bytes(message)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close; harmless when closed already."""
-        await self._socket.close(code=code, message=reason.encode())
+        """Close, and be gone: a peer that reads nothing does not keep the socket."""
+        try:
+            with suppress(ConnectionError), _borrowed_cancellation():
+                await self._socket.close(code=code, message=reason.encode())
+        finally:
+            if self._transport is not None:
+                self._transport.abort()
+
+
+@contextmanager
+def _borrowed_cancellation() -> Iterator[None]:
+    """Tell a cancellation of ours from one of another task.
+
+    Writers of aiohttp (3.14) wait for a slow peer on one shared future: when one of them is
+    cancelled, the next one to wait is told that it was.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionResetError("the socket is being given up") from None

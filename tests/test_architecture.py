@@ -81,8 +81,10 @@ ROOMS = {
     "realtime.auth": _room("errors settings realtime"),
     "realtime.connection": _room("errors settings realtime realtime.auth"),
     "bridge": _room("call events errors providers realtime", _IO - {"asyncio"} | _WIRE),
-    "links": _room("", _IO - {"aiohttp"} | _CLOCK | _DICE | _WIRE),
-    "breaker": _room("errors realtime", _IO | _CLOCK | _DICE | _WIRE),
+    "links": _room("", _IO - {"aiohttp", "asyncio"} | _CLOCK | _DICE | _WIRE),
+    "breaker": _room(
+        "errors realtime", (_IO - {"asyncio"}) | _CLOCK | (_DICE - {"random"}) | _WIRE
+    ),
     "admission": _room("events errors", _IO | _CLOCK),  # tokens: drawn and read here
     "settings": _room("events errors", _IO - {"pydantic", "urllib"}),
     "metrics": _room("events errors", _IO - {"prometheus_client"}),

@@ -149,3 +149,27 @@ async def test_the_service_may_say_how_long(hint_s: float, open_s: float) -> Non
     assert breaker.is_open
     service.now += 0.02
     assert await _outcome(breaker) == "ok"
+
+
+async def test_a_call_that_had_a_session_may_always_try_to_get_it_back() -> None:
+    """A hint to wait turns away new calls, not those that have somebody on the line."""
+    service = Service(outcomes=deque([None, *_broken(1, "429", retry_after_s=20.0)]))
+    breaker = Breaker(service.dial, lambda: service.now, lambda: 0.0)
+    old, new = breaker.for_call(), breaker.for_call()
+    await old(timeout_s=1.0, with_fresh_token=False)
+    assert await _outcome(breaker) == "429"
+    with pytest.raises(ConnectError, match="breaker"):
+        await new(timeout_s=1.0, with_fresh_token=False)
+
+    assert await old(timeout_s=1.0, with_fresh_token=False) is LINK
+
+
+async def test_second_attempts_do_not_come_all_at_once() -> None:
+    """The wait is drawn for each, and is taken out of the attempt's own time."""
+    service = Service(outcomes=_broken(1))
+    dial = Breaker(service.dial, lambda: service.now, lambda: 0.01).for_call()
+    with pytest.raises(ConnectError):
+        await dial(timeout_s=1.0, with_fresh_token=False)
+    await dial(timeout_s=1.0, with_fresh_token=True)
+
+    assert service.dials == [(1.0, False), (0.99, True)]

@@ -23,7 +23,7 @@ async def _served(use: Use) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     async def accept(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(max_msg_size=LARGEST_BYTES)
         await socket.prepare(request)
-        await use(ServerLink(socket))
+        await use(ServerLink(socket, request.transport))
         return socket
 
     app = web.Application()

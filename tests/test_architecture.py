@@ -75,7 +75,10 @@ ROOMS = {
     "call": _room("events errors desk states session turns uplink voice audio.*", _PURE),
     "providers": _room("events errors", _PURE),
     "providers.table": _room("errors events providers providers.*", _IO),
-    "providers.*": _room("events errors providers", (_IO - {"urllib"}) | _CLOCK | _DICE),
+    "providers.wire": _room("events", _IO | _CLOCK | _DICE),
+    "providers.*": _room(
+        "events errors providers providers.wire", (_IO - {"urllib"}) | _CLOCK | _DICE
+    ),
     "realtime": _room("events errors", _IO - {"asyncio"}),
     "realtime.protocol": _room("events errors realtime", _IO | _CLOCK | _DICE),
     "realtime.auth": _room("errors settings realtime"),

@@ -35,12 +35,12 @@ from gateway.events import (
     SendMark,
 )
 from gateway.providers import Capabilities, HttpReply, HttpRequest, IncomingCall, StatusReport
+from gateway.providers.wire import Reader, clean, rejected
 
 _RESERVED = frozenset({"token", "from", "to"})
 _MAX_PARAMETERS = 64
 _MAX_PARAMETER_CHARS = 500
 _MAX_TEXT_CHARS = 128
-_MAX_DETAIL_CHARS = 100
 _MAX_ID_CHARS = 64
 # A frame that trickles through a proxy in more than ten reads ends the call: keep them small.
 _MAX_MESSAGE_BYTES = 8000
@@ -53,7 +53,6 @@ _EARLY_MS = 1000
 _MARK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,16}")
 _NOT_IN_ID = re.compile(r"[^A-Za-z0-9_.-]+")
 _DIGITS = frozenset("0123456789*#ABCD")
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 _FORMATS: Mapping[str, AudioFormat] = {
     "ulaw": AudioFormat("ulaw", 8000),
@@ -157,39 +156,12 @@ class _Message(msgspec.Struct):
     error_text: str = ""
 
 
-class _Envelope(msgspec.Struct):
-    event: str
-
-
 _DECODER = msgspec.json.Decoder(_Message, strict=False)
-_ENVELOPE_DECODER = msgspec.json.Decoder(_Envelope)
 # Events with free text behind the word, and the field it becomes.
 _FREE_TEXT = {
     "MEDIA_MARK_PROCESSED": "correlation_id",
     "MEDIA_BUFFERING_COMPLETED": "correlation_id",
 }
-
-
-def _decode_json(message: str) -> _Message | MessageRejected:
-    try:
-        return _DECODER.decode(message)
-    except msgspec.ValidationError as error:
-        return _misfit(message, str(error))
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        return _rejected("bad_json", str(error))
-
-
-def _misfit(message: str, problem: str) -> MessageRejected:
-    """Say why a JSON text is none of our messages."""
-    if not message.lstrip().startswith("{"):
-        return _rejected("bad_json", problem)
-    try:
-        event = _ENVELOPE_DECODER.decode(message).event
-    except msgspec.ValidationError:
-        return _rejected("bad_message", problem)
-    except (msgspec.DecodeError, RecursionError) as error:
-        return _rejected("bad_json", str(error))
-    return _rejected("bad_message" if event in _KNOWN_EVENTS else "unknown_event", problem)
 
 
 def _decode_plain(message: str) -> _Message | MessageRejected:
@@ -201,20 +173,12 @@ def _decode_plain(message: str) -> _Message | MessageRejected:
     try:
         return msgspec.convert(fields, _Message, strict=False)
     except (msgspec.ValidationError, UnicodeError) as error:
-        return _rejected("bad_message", str(error))
+        return rejected("bad_message", str(error))
 
 
 def _plain_field(event: str, word: str) -> tuple[str, str]:
     key, colon, value = word.partition(":")
     return (key, value) if colon else (_FREE_TEXT.get(event, ""), word)
-
-
-def _rejected(kind: str, detail: str = "") -> MessageRejected:
-    return MessageRejected(kind, _clean(detail)[:_MAX_DETAIL_CHARS])
-
-
-def _clean(text: str) -> str:
-    return _UNSAFE.sub("", text)
 
 
 def _safe_id(text: str) -> str:
@@ -225,7 +189,7 @@ def _safe_id(text: str) -> str:
 def _parameters(variables: Mapping[str, Any]) -> dict[str, str]:
     """Text parameters that are not too long and not too many; ``__`` marks an inherited one."""
     kept = (
-        (_clean(name.removeprefix("__")), _clean(value))
+        (clean(name.removeprefix("__")), clean(value))
         for name, value in variables.items()
         if isinstance(value, str) and len(name) + len(value) <= _MAX_PARAMETER_CHARS
     )
@@ -258,13 +222,13 @@ def _frames(message: _Message) -> _Frames | MessageRejected:
     """Read the audio format of a MEDIA_START; ``ptime`` is said since 20.18, 22.8, 23.2."""
     audio = _FORMATS.get(message.format)
     if audio is None:
-        return _rejected("media_format", message.format)
+        return rejected("media_format", message.format)
     ptime_ms = 20 if message.ptime is None else message.ptime
     size_bytes = message.optimal_frame_size
     if size_bytes is None:
         size_bytes = ptime_ms * audio.bytes_per_ms
     if not 1 <= ptime_ms <= _MAX_FRAME_MS or size_bytes != ptime_ms * audio.bytes_per_ms:
-        return _rejected("bad_message", f"MEDIA_START: {size_bytes} bytes in {ptime_ms} ms")
+        return rejected("bad_message", f"MEDIA_START: {size_bytes} bytes in {ptime_ms} ms")
     return _Frames(audio, size_bytes)
 
 
@@ -311,7 +275,7 @@ class AsteriskStream:
     def _decode(self, message: str) -> _Message | MessageRejected:
         """Decode in the style of the first message; which it is, the dialplan decides."""
         style = self._style or ("plain" if message.startswith("MEDIA_START") else "json")
-        wire = _decode_json(message) if style == "json" else _decode_plain(message)
+        wire = _READER.read(message) if style == "json" else _decode_plain(message)
         if not isinstance(wire, MessageRejected):
             self._style = style
         return wire
@@ -327,19 +291,19 @@ class AsteriskStream:
     def _keep_early(self, payload: bytes) -> list[ProviderEvent]:
         """Audio can overtake MEDIA_START (asterisk#1712); keep a second of it."""
         if len(self._early) >= _EARLY_MESSAGES or len(payload) > _MAX_MESSAGE_BYTES:
-            return [_rejected("out_of_state", "audio before MEDIA_START")]
+            return [rejected("out_of_state", "audio before MEDIA_START")]
         self._early.append(payload)
         return []
 
     def _start(self, wire: _Message) -> list[ProviderEvent]:
         if self._frames is not None:
-            return [_rejected("duplicate_start", "MEDIA_START")]
+            return [rejected("duplicate_start", "MEDIA_START")]
         frames = _frames(wire)
         if isinstance(frames, MessageRejected):
             return [frames]
         call_id = _safe_id(wire.channel_id) or _safe_id(wire.channel)
         if not call_id:
-            return [_rejected("bad_message", "MEDIA_START: no channel")]
+            return [rejected("bad_message", "MEDIA_START: no channel")]
         self._frames = frames
         # MARK_MEDIA came with the same releases as channel_id; older ones never answer a mark.
         self.caps = replace(
@@ -371,11 +335,11 @@ class AsteriskStream:
 
     def _receive_control(self, wire: _Message) -> list[ProviderEvent]:
         if wire.event not in _KNOWN_EVENTS:
-            return [_rejected("unknown_event", wire.event)]
+            return [rejected("unknown_event", wire.event)]
         if wire.event == "ERROR":
-            return [_rejected("bad_message", wire.error_text)]
+            return [rejected("bad_message", wire.error_text)]
         if self._frames is None:
-            return [_rejected("out_of_state", wire.event)]
+            return [rejected("out_of_state", wire.event)]
         translate = _CONTROL.get(wire.event)
         return [translate(wire, self._frames)] if translate else []
 
@@ -425,19 +389,19 @@ _WORDS: Mapping[type[ProviderCommand], str] = {
 
 def _dtmf(wire: _Message, _frames: _Frames) -> ProviderEvent:
     if wire.digit.upper() not in _DIGITS:
-        return _rejected("bad_message", "DTMF_END: no key")
+        return rejected("bad_message", "DTMF_END: no key")
     return DtmfReceived(wire.digit.upper())
 
 
 def _mark(wire: _Message, _frames: _Frames) -> ProviderEvent:
     if not _MARK_NAME.fullmatch(wire.correlation_id):
-        return _rejected("bad_message", "MEDIA_MARK_PROCESSED: not a name of ours")
+        return rejected("bad_message", "MEDIA_MARK_PROCESSED: not a name of ours")
     return MarkReached(wire.correlation_id)
 
 
 def _status(wire: _Message, frames: _Frames) -> ProviderEvent:
     if not 0 <= wire.queue_length <= _MAX_QUEUE_FRAMES:
-        return _rejected("bad_message", "STATUS: queue_length")
+        return rejected("bad_message", "STATUS: queue_length")
     return PlayoutReported(wire.queue_length * frames.duration_ms)
 
 
@@ -451,3 +415,4 @@ _CONTROL: Mapping[str, Callable[[_Message, _Frames], ProviderEvent]] = {
 # We neither buffer nor ask for a drain report; a PBX that says so all the same is no fault.
 _SILENT_EVENTS = frozenset({"QUEUE_DRAINED", "MEDIA_BUFFERING_COMPLETED"})
 _KNOWN_EVENTS = frozenset({"MEDIA_START", "ERROR", *_CONTROL, *_SILENT_EVENTS})
+_READER = Reader(_DECODER, _KNOWN_EVENTS)

@@ -34,6 +34,7 @@ from gateway.events import (
     SendMark,
 )
 from gateway.providers import Capabilities, HttpReply, HttpRequest, IncomingCall, StatusReport
+from gateway.providers.wire import Reader, clean, rejected
 
 _RESERVED = frozenset({"token", "from", "to"})
 _FRAME_MS = 20
@@ -43,13 +44,11 @@ _MAX_PARAMETERS = 32
 # Vendor's limit on name plus value of one <Parameter>.
 _MAX_PARAMETER_CHARS = 500
 _MAX_TEXT_CHARS = 128
-_MAX_DETAIL_CHARS = 100
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MARK_NAME = re.compile(r"[A-Za-z0-9_.-]{1,16}")
 _DIGITS = frozenset("0123456789*#ABCD")
 # C0 and C1 controls, and what XML 1.0 (section 2.2) has no place for.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _SOCKET_SCHEMES = {"https": "wss", "http": "ws"}
 
@@ -150,9 +149,9 @@ class TwilioDoor:
         The stream's URL must not have a query (error 31920), so the token travels as a parameter.
         """
         response = ET.Element("Response")
-        stream = ET.SubElement(ET.SubElement(response, "Connect"), "Stream", url=_clean(media_url))
+        stream = ET.SubElement(ET.SubElement(response, "Connect"), "Stream", url=clean(media_url))
         if status_url:
-            stream.set("statusCallback", _clean(status_url))
+            stream.set("statusCallback", clean(status_url))
         for name, value in _answer_parameters(call, token):
             ET.SubElement(stream, "Parameter", name=name, value=value)
         ET.SubElement(response, "Hangup")
@@ -227,21 +226,15 @@ def _query(url: str) -> dict[str, str]:
     return dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
 
 
-def _clean(text: str) -> str:
-    return _UNSAFE.sub("", text)
-
-
 def _text(text: str) -> str:
     """A peer's short text, safe to log or to say."""
-    return _clean(text)[:_MAX_TEXT_CHARS]
+    return clean(text)[:_MAX_TEXT_CHARS]
 
 
 def _free_parameters(parameters: Mapping[str, Any]) -> dict[str, str]:
     """The parameters that are ours to pass on: not reserved, not too long, not too many."""
     kept = (
-        (_clean(name), _clean(value))
-        for name, value in parameters.items()
-        if isinstance(value, str)
+        (clean(name), clean(value)) for name, value in parameters.items() if isinstance(value, str)
     )
     fitting = [pair for pair in kept if _fits(*pair)]
     return dict(fitting[:_MAX_PARAMETERS])
@@ -254,9 +247,9 @@ def _fits(name: str, value: str) -> bool:
 def _answer_parameters(call: IncomingCall, token: str) -> Iterable[tuple[str, str]]:
     reserved = {"token": token, "from": call.from_number, "to": call.to_number}
     for name, value in reserved.items():
-        clean = _clean(value)
-        if clean and len(name) + len(clean) <= _MAX_PARAMETER_CHARS:
-            yield name, clean
+        text = clean(value)
+        if text and len(name) + len(text) <= _MAX_PARAMETER_CHARS:
+            yield name, text
     yield from _free_parameters(call.parameters).items()
 
 
@@ -333,41 +326,10 @@ class _Stop(_Wire, tag="stop"):
     """The stream is over."""
 
 
-class _Envelope(msgspec.Struct):
-    event: str
-
-
 _Message = _Connected | _Media | _Start | _Mark | _Dtmf | _Stop
 _DECODER: msgspec.json.Decoder[_Message] = msgspec.json.Decoder(_Message, strict=False)
-_ENVELOPE_DECODER = msgspec.json.Decoder(_Envelope)
-_KNOWN_EVENTS = frozenset({"connected", "media", "start", "mark", "dtmf", "stop"})
+_READER = Reader(_DECODER, frozenset({"connected", "media", "start", "mark", "dtmf", "stop"}))
 _SUPPORTED_FORMAT = _MediaFormat()
-
-
-def _decode(message: str) -> _Message | MessageRejected:
-    try:
-        return _DECODER.decode(message)
-    except msgspec.ValidationError as error:
-        return _misfit(message, str(error))
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        return _rejected("bad_json", str(error))
-
-
-def _misfit(message: str, problem: str) -> MessageRejected:
-    """Say why a JSON text is none of our messages; off the hot path."""
-    if not message.lstrip().startswith("{"):
-        return _rejected("bad_json", problem)
-    try:
-        event = _ENVELOPE_DECODER.decode(message).event
-    except msgspec.ValidationError:
-        return _rejected("bad_message", problem)
-    except (msgspec.DecodeError, RecursionError) as error:
-        return _rejected("bad_json", str(error))
-    return _rejected("bad_message" if event in _KNOWN_EVENTS else "unknown_event", problem)
-
-
-def _rejected(kind: str, detail: str = "") -> MessageRejected:
-    return MessageRejected(kind, _clean(detail)[:_MAX_DETAIL_CHARS])
 
 
 # ------------------------------------------------------------- the stream
@@ -423,8 +385,8 @@ class TwilioStream:
     def receive(self, message: str | bytes) -> list[ProviderEvent]:
         """Turn one message into events; audio is 8 kHz mu-law, 20 ms a message as a rule."""
         if isinstance(message, bytes):
-            return [_rejected("bad_message", "binary message")]
-        wire = _decode(message)
+            return [rejected("bad_message", "binary message")]
+        wire = _READER.read(message)
         if isinstance(wire, _Media):
             return self._receive_media(wire)
         if isinstance(wire, MessageRejected):
@@ -441,15 +403,15 @@ class TwilioStream:
 
     def _receive_media(self, wire: _Media) -> list[ProviderEvent]:
         if not self._is_open(wire.stream_sid):
-            return [_rejected("out_of_state", "media")]
+            return [rejected("out_of_state", "media")]
         if wire.media.track != "inbound":
             return []
         try:
             payload = binascii.a2b_base64(wire.media.payload, strict_mode=True)
         except ValueError as error:
-            return [_rejected("bad_base64", str(error))]
+            return [rejected("bad_base64", str(error))]
         if not payload:
-            return [_rejected("empty", "media")]
+            return [rejected("empty", "media")]
         return self._in_order(wire, payload)
 
     def _in_order(self, wire: _Media, payload: bytes) -> list[ProviderEvent]:
@@ -458,7 +420,7 @@ class TwilioStream:
         sequence_step = self._sequence.step(wire.sequence_number)
         steps = [step for step in (chunk_step, sequence_step) if step is not None]
         if max(steps, default=1) < 1:
-            return [_rejected("duplicate", f"chunk {wire.media.chunk}")]
+            return [rejected("duplicate", f"chunk {wire.media.chunk}")]
         # Messages other than media count in the sequence, so only a chunk can be missed.
         lost = min(min(steps) - 1, _MAX_STEP) if chunk_step is not None else 0
         if lost > 0:
@@ -469,13 +431,13 @@ class TwilioStream:
         body = wire.start
         stream_id = wire.stream_sid or body.stream_sid
         if self._stream_id:
-            return _rejected("duplicate_start", "start")
+            return rejected("duplicate_start", "start")
         if not (_ID.fullmatch(stream_id) and _ID.fullmatch(body.call_sid)):
-            return _rejected("bad_message", "start: streamSid or callSid")
+            return rejected("bad_message", "start: streamSid or callSid")
         if body.stream_sid not in {"", stream_id}:
-            return _rejected("bad_message", "start: two streamSids")
+            return rejected("bad_message", "start: two streamSids")
         if body.media_format != _SUPPORTED_FORMAT:
-            return _rejected("media_format", body.media_format.describe())
+            return rejected("media_format", body.media_format.describe())
         self._stream_id = stream_id
         self._call_id = body.call_sid
         self._account_id = body.account_sid if _ID.fullmatch(body.account_sid) else ""
@@ -483,7 +445,7 @@ class TwilioStream:
 
     def _call_started(self, parameters: Mapping[str, Any]) -> CallStarted:
         reserved = {
-            name: _clean(value)[:_MAX_PARAMETER_CHARS]
+            name: clean(value)[:_MAX_PARAMETER_CHARS]
             for name in _RESERVED
             if isinstance(value := parameters.get(name), str)
         }
@@ -500,7 +462,7 @@ class TwilioStream:
 
     def _receive_other(self, wire: _Mark | _Dtmf | _Stop) -> ProviderEvent:
         if not self._is_open(wire.stream_sid):
-            return _rejected("out_of_state", str(wire.__struct_config__.tag))
+            return rejected("out_of_state", str(wire.__struct_config__.tag))
         if isinstance(wire, _Mark):
             return _mark(wire.mark.name)
         if isinstance(wire, _Dtmf):
@@ -550,11 +512,11 @@ class TwilioStream:
 
 def _mark(name: str) -> MarkReached | MessageRejected:
     if not _MARK_NAME.fullmatch(name):
-        return _rejected("bad_message", "mark: not a name of ours")
+        return rejected("bad_message", "mark: not a name of ours")
     return MarkReached(name)
 
 
 def _dtmf(digit: str) -> DtmfReceived | MessageRejected:
     if digit.upper() not in _DIGITS:
-        return _rejected("bad_message", "dtmf: no key")
+        return rejected("bad_message", "dtmf: no key")
     return DtmfReceived(digit.upper())

@@ -207,7 +207,8 @@ def _admit(gateway: Gateway, door: Door, started: CallStarted) -> Agent:
     if door.needs_token and not gateway.settings.insecure:
         gateway.tokens.redeem(started.token, started.provider_call_id, time.time())
     gateway.admission.begin(door.name, started.provider_call_id)
-    return gateway.settings.agent_for(started.to_number)
+    named = gateway.settings.agents.get(started.parameters.get("agent", ""))
+    return named or gateway.settings.agent_for(started.to_number)
 
 
 def _note_rejection(gateway: Gateway, door: Door, rejected: CallRejected) -> None:

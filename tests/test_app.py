@@ -572,7 +572,7 @@ def test_every_recording_is_loaded_as_what_it_is(tmp_path: Path) -> None:
 
 
 async def test_the_one_who_answers_is_chosen_by_the_dialled_number(simulator: Simulator) -> None:
-    """A number of an agent's own reaches that agent, any other the default one."""
+    """A number of an agent's own reaches that agent, any other the default, unless one is named."""
     sales = Agent(name="sales", numbers=("+1 555 010 0002",))
     settings = settings_for(simulator).model_copy(
         update={"agents": {"default": Agent(), "sales": sales}}
@@ -584,4 +584,7 @@ async def test_the_one_who_answers_is_chosen_by_the_dialled_number(simulator: Si
                 url, CallPlan(hang_up_after_s=0.2, to_number=number, parameters={"to": number})
             )
 
-    assert [fact.agent for fact in facts.of(CallBegan)] == ["sales", "default"]
+        named = {"to": "+15550100003", "agent": "sales"}
+        await place_call(url, CallPlan(hang_up_after_s=0.2, parameters=named))
+
+    assert [fact.agent for fact in facts.of(CallBegan)] == ["sales", "default", "sales"]

@@ -1,0 +1,1 @@
+"""The tests; each file proves the module of its name."""

@@ -60,6 +60,6 @@ def test_faults_can_be_for_one_response_or_the_first_connections() -> None:
 
 def test_every_switch_is_explained() -> None:
     """The docstring that people read for the menu names every field."""
-    menu = Faults.__doc__ or ""
+    menu = {line.strip().partition(": ")[0] for line in (Faults.__doc__ or "").splitlines()}
 
-    assert [name for name in Faults.__slots__ if f"        {name}: " not in menu] == []
+    assert [name for name in Faults.__slots__ if name not in menu] == []

@@ -15,7 +15,7 @@ PACE = Pace(speed=4.0, first_delta_s=0.5, delta_ms=200, first_delta_ms=400, jitt
 def _plan(
     *parts: Part, faults: Faults = NO_FAULTS, incomplete: str = ""
 ) -> Iterator[tuple[float, object]]:
-    planner = Planner(PACE, faults, PCM_24K, random.Random(1))  # noqa: S311  jitter
+    planner = Planner(PACE, faults, PCM_24K, random.Random(1))
     return planner.steps(Reply(parts, incomplete=incomplete), now=10.0)
 
 

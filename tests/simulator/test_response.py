@@ -19,7 +19,7 @@ from gateway.simulator.response import Response, Scene
 from tests.simulator.desk import loud
 
 DELTA = "response.output_audio.delta"
-CHANCE = random.Random(4)  # noqa: S311  jitter
+CHANCE = random.Random(4)
 AT_ONCE = Pace(math.inf, 0.0, jitter_s=0.0)
 
 

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.sip.ports import free_udp_ports
+from tests.sip.ports import free_ports
 from tests.sip.programs import start, stop
 
 # It answers within half a second; this is for a machine that is busy with other things.
@@ -112,7 +112,7 @@ async def running_pbx(root: Path, folder: Path, options: PbxOptions) -> AsyncIte
     """Start the Asterisk unpacked in ``root``; configuration and log lie in ``folder``."""
     # Its control socket's name has 108 characters at most; pytest's folders may be longer.
     run = Path(tempfile.mkdtemp(prefix="pbx-"))
-    sip_port = free_udp_ports(1)[0]
+    sip_port = free_ports(1)[0]
     _configure(root, folder, run, sip_port, options)
     command = (*_program(root), "-C", str(folder / "asterisk.conf"))
     log_file = folder / "asterisk.log"
@@ -196,7 +196,7 @@ nocolor = yes
 
 def _rtp_conf() -> str:
     # Asterisk looks for a free pair itself; the range only has to be away from everybody else's.
-    first = min(free_udp_ports(1)[0], 65_000 - _RTP_PORTS) & ~1
+    first = min(free_ports(1)[0], 65_000 - _RTP_PORTS) & ~1
     return f"[general]\nrtpstart={first}\nrtpend={first + _RTP_PORTS}\nicesupport=no\n"
 
 

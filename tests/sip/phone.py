@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.sip.ports import free_ports, free_udp_ports
+from tests.sip.ports import free_ports
 from tests.sip.programs import start, stop
 
 RATE_HZ = 8000
@@ -159,7 +159,7 @@ def _configure(folder: Path, says_pcm: bytes) -> int:
         file.setsampwidth(2)
         file.setframerate(RATE_HZ)
         file.writeframes(says_pcm + bytes(2 * RATE_HZ * _LONGEST_CALL_S))
-    sip_port, rtp = free_udp_ports(2)
+    sip_port, rtp = free_ports(2)
     control_port = free_ports(1)[0]
     rtp_first = min(rtp, 65_000 - _RTP_PORTS) & ~1
     config = _CONFIG.format(

@@ -26,7 +26,7 @@ from gateway.call import Call, CallOptions
 from gateway.errors import AuthRejected, CallRejected
 from gateway.events import CallEnded, CallStarted, Fact
 from gateway.links import ServerLink
-from gateway.logs import CallLog
+from gateway.logs import CallLog, SampledLog
 from gateway.metrics import Metrics, add_process_metrics
 from gateway.providers import Capabilities, Door, HttpReply, HttpRequest
 from gateway.providers.table import doors
@@ -72,6 +72,7 @@ class Gateway:
     bridges: set[Bridge] = field(default_factory=set)
     is_empty: asyncio.Event = field(default_factory=asyncio.Event)
     observers: list[Callable[[str, Fact], None]] = field(default_factory=list)
+    door_log: SampledLog = field(default_factory=SampledLog)
     new_call_id: Callable[[], str] = field(default_factory=_call_ids)
 
     def note_departure(self) -> None:
@@ -121,7 +122,7 @@ async def _status(request: web.Request) -> web.Response:
     report = door.status(incoming)
     if report is not None:
         _log.info(
-            "stream status",
+            "stream_status",
             provider=door.name,
             provider_call_id=report.provider_call_id,
             kind=report.kind,
@@ -195,7 +196,7 @@ async def _answer(
         now = time.monotonic()
         await bridge.run(Call(started, options, now, unix_offset_s=time.time() - now))
     except Exception:
-        watch.log.exception("the call broke")
+        watch.log.exception("call_broke")
     finally:
         gateway.bridges.discard(bridge)
         gateway.note_departure()
@@ -207,7 +208,10 @@ def _admit(gateway: Gateway, door: Door, started: CallStarted) -> Agent:
     if door.needs_token and not gateway.settings.insecure:
         gateway.tokens.redeem(started.token, started.provider_call_id, time.time())
     gateway.admission.begin(door.name, started.provider_call_id)
-    named = gateway.settings.agents.get(started.parameters.get("agent", ""))
+    name = started.parameters.get("agent", "")
+    named = gateway.settings.agents.get(name)
+    if name and named is None:
+        gateway.door_log.warning("agent_unknown", time.monotonic(), agent=name)
     return named or gateway.settings.agent_for(started.to_number)
 
 
@@ -215,8 +219,9 @@ def _note_rejection(gateway: Gateway, door: Door, rejected: CallRejected) -> Non
     if isinstance(rejected, AuthRejected):
         gateway.metrics.auth_failed(rejected.kind)
     gateway.metrics.rejected(rejected.stage, rejected.reason)
-    _log.warning(
-        "call rejected",
+    gateway.door_log.warning(
+        "call_rejected",
+        time.monotonic(),
         provider=door.name,
         stage=rejected.stage,
         reason=rejected.reason,
@@ -250,7 +255,7 @@ class _Watch:
         try:
             observer(self._call_id, fact)
         except Exception:
-            self.log.exception("an observer broke")
+            self.log.exception("observer_broke")
 
     def close(self) -> None:
         """The call is gone, whatever facts came."""
@@ -266,7 +271,7 @@ class _Watch:
 
 def _outside(gateway: Gateway, watch: _Watch) -> Outside:
     async def perform(request: HttpRequest) -> None:
-        await _perform(gateway.http, request)
+        await _perform(gateway.http, request, watch.log)
 
     return Outside(
         dial=gateway.breaker.for_call(),
@@ -277,7 +282,9 @@ def _outside(gateway: Gateway, watch: _Watch) -> Outside:
     )
 
 
-async def _perform(http: aiohttp.ClientSession, request: HttpRequest) -> None:
+async def _perform(
+    http: aiohttp.ClientSession, request: HttpRequest, log: structlog.stdlib.BoundLogger
+) -> None:
     """Carry out a provider's request (a hang-up); its failure is told, never fatal."""
     try:
         async with http.request(
@@ -288,9 +295,9 @@ async def _perform(http: aiohttp.ClientSession, request: HttpRequest) -> None:
             allow_redirects=False,
         ) as response:
             if response.status not in {200, 204, 404}:
-                _log.warning("provider refused a request", status=response.status)
+                log.warning("provider_refused", status=response.status)
     except (aiohttp.ClientError, TimeoutError) as error:
-        _log.warning("provider not reached", error=type(error).__name__)
+        log.warning("provider_not_reached", error=type(error).__name__)
 
 
 def _call_options(gateway: Gateway, door: Door, agent: Agent, caps: Capabilities) -> CallOptions:
@@ -355,7 +362,9 @@ def _verify(gateway: Gateway, door: Door, incoming: HttpRequest) -> None:
         door.verify(incoming)
     except AuthRejected as rejected:
         gateway.metrics.auth_failed(rejected.kind)
-        _log.warning("request refused", provider=door.name, kind=rejected.kind)
+        gateway.door_log.warning(
+            "request_refused", time.monotonic(), provider=door.name, kind=rejected.kind
+        )
         raise web.HTTPForbidden(text="signature or password missing or wrong\n") from None
 
 

@@ -43,27 +43,30 @@ class Finding:
     advice: str = ""
 
 
-async def report(terminal: Terminal, settings: Settings, *, is_offline: bool) -> bool:
-    """Print every finding; false when one of them is not well."""
+async def report(terminal: Terminal, settings: Settings, *, is_offline: bool) -> int:
+    """Print every finding; returns the exit code: 2 for bad settings, 1 for a bad session."""
     findings = look_at_settings(settings)
-    if not is_offline:
-        for agent in settings.agents.values():
-            findings.append(await look_at_model(settings, agent))
+    code = 0 if all(finding.is_well for finding in findings) else 2
+    for agent in () if is_offline else settings.agents.values():
+        findings.append(await look_at_model(settings, agent))
+        code = code or int(not findings[-1].is_well)
+        if findings[-1].advice in ADVICE.values():
+            # The next agent would meet the same closed door.
+            break
     for finding in findings:
         terminal.say(f"{'ok ' if finding.is_well else 'BAD'} {finding.name}: {finding.detail}")
         if finding.advice:
             terminal.say(f"    {finding.advice}")
     for warning in settings.warnings:
         terminal.say(f"warning: {warning}")
-    is_well = all(finding.is_well for finding in findings)
     terminal.result(
         {
-            "is_well": is_well,
+            "is_well": code == 0,
             "findings": [asdict(finding) for finding in findings],
             "warnings": list(settings.warnings),
         }
     )
-    return is_well
+    return code
 
 
 def look_at_settings(settings: Settings) -> list[Finding]:

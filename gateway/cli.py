@@ -1,6 +1,7 @@
 """The sub-commands, one thin function each."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import structlog
 import typer
 
 from gateway import __version__, logs
@@ -21,6 +23,7 @@ cli = typer.Typer(
     name="gateway",
     help="Puts a speech-to-speech model on a telephone line.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -49,6 +52,8 @@ def main() -> None:
 def _leave(code: int, *lines: str) -> NoReturn:
     for line in lines:
         print(f"gateway: {line}", file=sys.stderr)
+    if "--json" in sys.argv:
+        print(json.dumps({"error": list(lines)}, indent=2))
     raise SystemExit(code)
 
 
@@ -64,17 +69,19 @@ def _gateway(
 @cli.command()
 def serve(
     *,
-    host: Annotated[str | None, typer.Option(help="GATEWAY_HOST")] = None,
-    port: Annotated[int | None, typer.Option(help="GATEWAY_PORT")] = None,
-    ops_host: Annotated[str | None, typer.Option(help="GATEWAY_OPS_HOST")] = None,
-    ops_port: Annotated[int | None, typer.Option(help="GATEWAY_OPS_PORT")] = None,
+    host: Annotated[str | None, typer.Option(help="Public address (GATEWAY_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(help="Public port (GATEWAY_PORT).")] = None,
+    ops_host: Annotated[
+        str | None, typer.Option(help="Operations address (GATEWAY_OPS_HOST).")
+    ] = None,
+    ops_port: Annotated[
+        int | None, typer.Option(help="Operations port (GATEWAY_OPS_PORT).")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Take calls until SIGTERM, then wait for those there are (GATEWAY_DRAIN_S)."""
     overrides = {"host": host, "port": port, "ops_host": ops_host, "ops_port": ops_port}
-    settings = load_settings(os.environ, config, overrides)
-    if problems := settings.problems_for_serving():
-        raise SettingsError(problems)
+    settings = load_settings(os.environ, config, overrides, is_for_serving=True)
     _configure_logs(settings)
     _run(_serve(settings))
 
@@ -82,8 +89,9 @@ def serve(
 async def _serve(settings: Settings) -> None:
     from gateway.app import open_gateway  # noqa: PLC0415  # `gateway --help` needs no aiohttp
 
+    log = structlog.get_logger("gateway")
     for warning in settings.warnings:
-        print(f"gateway: warning: {warning}", file=sys.stderr)
+        log.warning("settings_doubtful", detail=warning)
     async with open_gateway(settings) as running:
         print(
             f"gateway: taking calls on {settings.host}:{running.port}, "
@@ -93,11 +101,14 @@ async def _serve(settings: Settings) -> None:
         stop = _stop_signal()
         await stop.wait()
         stop.clear()
+        calls = running.gateway.admission.calls
+        log.warning("draining", calls=calls, limit_s=settings.drain_s, again="stops at once")
         draining = asyncio.create_task(running.drain(settings.drain_s))
         second = asyncio.create_task(stop.wait())
         await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
         for task in (draining, second):
             task.cancel()
+        log.warning("stopped", calls_cut=running.gateway.admission.calls)
 
 
 def _stop_signal() -> asyncio.Event:
@@ -113,7 +124,7 @@ def demo(
     *,
     once: Annotated[bool, typer.Option("--once", help="End after the sample call.")] = False,
     folder: Annotated[Path, typer.Option("--out", help="Where the WAV files go.")] = Path("demo"),
-    port: Annotated[int, typer.Option(help="Public port, if it is free.")] = 8080,
+    port: Annotated[int, typer.Option(help="Public port, if it is free.", min=0, max=65535)] = 8080,
     as_json: Json = False,
 ) -> None:
     """Carry a recorded caller to a talking agent and show what happened. Needs no account."""
@@ -136,6 +147,13 @@ def call(
     barge_in_s: Annotated[
         float, typer.Option(help="Talk this long after the agent began to; 0 = be polite.", min=0)
     ] = 0.0,
+    keys: Annotated[str, typer.Option(help="Press these keys, one a second.")] = "",
+    codec: Annotated[
+        str, typer.Option(help="Asterisk's: ulaw, alaw, slin, slin16, slin24.")
+    ] = "ulaw",
+    hang_up: Annotated[
+        str, typer.Option(help="How to leave: stop, close, abort, freeze, or wait: agent.")
+    ] = "stop",
     hang_up_after_s: Annotated[float, typer.Option(help="Longest call.", min=0.1)] = 60.0,
     out: Annotated[Path | None, typer.Option(help="Folder for WAVs of the first call.")] = None,
     as_json: Json = False,
@@ -143,7 +161,18 @@ def call(
     """Play a provider and a caller against any gateway that speaks the provider's protocol."""
     from gateway.dialout import Wishes, place_calls  # noqa: PLC0415  # as above
 
-    wishes = Wishes(file, url, provider, calls, barge_in_s, hang_up_after_s, out)
+    wishes = Wishes(
+        file,
+        url,
+        provider=provider,
+        calls=calls,
+        barge_in_s=barge_in_s,
+        keys=keys,
+        codec=codec,
+        hang_up=hang_up,
+        hang_up_after_s=hang_up_after_s,
+        out=out,
+    )
     if not _run(place_calls(Terminal(as_json=as_json), wishes, os.environ)):
         _leave(FAILED, "not every call came to its end")
 
@@ -161,6 +190,7 @@ def say(
 
     settings = load_settings(os.environ, config)
     _configure_logs(settings)
+    _check_writable(out)
     terminal = Terminal(as_json=as_json)
     spoken = _run(converse(terminal, settings, text, out))
     seconds = len(spoken.pcm) / 48_000
@@ -200,7 +230,8 @@ async def _simulate(options: Any) -> None:
     from gateway.simulator.server import start_simulator  # noqa: PLC0415
 
     running = await start_simulator(options)
-    print(f"gateway: a parrot listens on {running.url}; stop with Ctrl-C", file=sys.stderr)
+    agent = "a scripted agent" if options.script else "a parrot"
+    print(f"gateway: {agent} listens on {running.url}; stop with Ctrl-C", file=sys.stderr)
     try:
         await _stop_signal().wait()
     finally:
@@ -219,8 +250,17 @@ def check(
 
     settings = load_settings(os.environ, config)
     logs.configure("warning", settings.log_format, secrets=settings.secret_values)
-    if not _run(report(Terminal(as_json=as_json), settings, is_offline=offline)):
-        raise SystemExit(FAILED)
+    raise SystemExit(_run(report(Terminal(as_json=as_json), settings, is_offline=offline)))
+
+
+def _check_writable(path: Path) -> None:
+    """Before anything is paid for: can the file be written where it shall go?"""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        _leave(BAD_INPUT, f"--out: {path}: {error.strerror}")
 
 
 def _configure_logs(settings: Settings) -> None:

@@ -61,7 +61,7 @@ class Story:
         """One fact of the call."""
         self.facts.append(fact)
         if isinstance(fact, CallerSpoke):
-            fact = CallerSpoke(f"{next(self._words, '')} [{fact.text}]")
+            fact = CallerSpoke(f"{next(self._words, '')} [by the script; heard: {fact.text}]")
         line = _LINES.get(type(fact))
         if line is not None:
             at_s = time.monotonic() - self._began

@@ -5,12 +5,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast, get_args
 from urllib.parse import urlsplit
 
 from gateway.audio.wav import write_stereo_wav
 from gateway.errors import PeerRefused, SettingsError
+from gateway.simulator.asterisk_line import CODECS
 from gateway.simulator.caller import place_call
-from gateway.simulator.callplan import CallAuth, CallPlan, Utterance, When
+from gateway.simulator.callplan import CallAuth, CallPlan, HangUp, Utterance, When
 from gateway.simulator.callreport import CallReport
 from gateway.terminal import Terminal
 
@@ -29,6 +31,9 @@ class Wishes:
     provider: str = "twilio"
     calls: int = 1
     barge_in_s: float = 0.0
+    keys: str = ""
+    codec: str = "ulaw"
+    hang_up: str = "stop"
     hang_up_after_s: float = 60.0
     out: Path | None = None
 
@@ -64,6 +69,14 @@ async def place_calls(terminal: Terminal, wishes: Wishes, environ: Mapping[str, 
     return _tell(terminal, wishes, outcomes)
 
 
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 async def _place(wishes: Wishes, plan: CallPlan, auth: CallAuth) -> CallReport:
     base = wishes.url.rstrip("/")
     if wishes.provider == "twilio":
@@ -76,12 +89,21 @@ def _plan(wishes: Wishes) -> CallPlan:
         raise SettingsError([f"--provider: {wishes.provider}: accepted: twilio, asterisk"])
     if wishes.calls > CALLS_LIMIT:
         raise SettingsError([f"--calls: too many; accepted: 1 to {CALLS_LIMIT}"])
-    if urlsplit(wishes.url).scheme not in {"http", "https"}:
+    if not _is_url(wishes.url):
         raise SettingsError(["--url: accepted: a URL such as http://127.0.0.1:8080"])
+    if wishes.codec not in CODECS:
+        raise SettingsError([f"--codec: accepted: {', '.join(CODECS)}"])
+    if wishes.hang_up not in get_args(HangUp):
+        raise SettingsError([f"--hang-up: accepted: {', '.join(get_args(HangUp))}"])
+    if set(wishes.keys) - set("0123456789*#ABCD"):
+        raise SettingsError(["--keys: accepted: 0-9 * # A-D"])
     moment = When("agent_starts", wishes.barge_in_s) if wishes.barge_in_s else When("agent_stops")
     return CallPlan(
         provider="twilio" if wishes.provider == "twilio" else "asterisk",
         says=(replace(Utterance.from_wav(str(wishes.file)), when=moment),),
+        dtmf=tuple((float(second), key) for second, key in enumerate(wishes.keys, start=1)),
+        codec=wishes.codec,
+        hang_up=cast("HangUp", wishes.hang_up),
         hang_up_after_s=wishes.hang_up_after_s,
         quiet_s=1.5,
     )
@@ -107,6 +129,10 @@ def _tell(terminal: Terminal, wishes: Wishes, outcomes: Sequence[CallReport | Pe
             "calls": [_as_json(report) for report in reports],
         }
     )
+    cut = [report for report in reports if report.ended_by == "gateway"]
+    if cut and wishes.hang_up != "agent":
+        terminal.say(f"ended by the gateway: {len(cut)} (see its call_ended lines for the reason)")
+        return False
     return not refusals and not errors
 
 

@@ -401,6 +401,24 @@ def _sample_key(fact: Fact) -> tuple[str, ...] | None:
             return None
 
 
+class SampledLog:
+    """Warnings that a stranger can cause: one line of a kind in five seconds, with a count."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, _Sample] = {}
+
+    def warning(self, event: str, now: float, **fields: object) -> None:
+        """Log, unless a line of this kind was just printed; ``event`` is from a closed set."""
+        sample = self._samples.get(event)
+        if sample is not None and now - sample.printed_at < _SAMPLE_S:
+            sample.held_back += 1
+            return
+        structlog.get_logger("gateway").warning(
+            event, **fields, **_count(sample.held_back if sample else 0)
+        )
+        self._samples[event] = _Sample(now)
+
+
 class _Sample:
     """When a kind of line was last printed, and how many were held back since."""
 

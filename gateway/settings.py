@@ -810,6 +810,8 @@ def load_settings(
     environ: Mapping[str, str],
     config: Path | None = None,
     overrides: Mapping[str, object] | None = None,
+    *,
+    is_for_serving: bool = False,
 ) -> Settings:
     """Read every setting once.
 
@@ -818,6 +820,7 @@ def load_settings(
         config: the TOML file; without it ``GATEWAY_CONFIG`` says which, and without that there is
             none. Its keys are the field names of ``Settings``.
         overrides: values from the command line by field name; None means not given.
+        is_for_serving: report what keeps calls from being taken as well.
 
     Raises:
         SettingsError: at least one setting cannot be used; ``problems`` has a line for each.
@@ -827,6 +830,10 @@ def load_settings(
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     layers = _Layers(file, _read_environ(environ), given, path.name if path else "")
     settings, problems = _validate(layers)
+    if is_for_serving:
+        named = {problem.partition(":")[0] for problem in problems}
+        more = settings.problems_for_serving()
+        problems += [problem for problem in more if problem.partition(":")[0] not in named]
     if all_problems := [*file_problems, *_unknown_variables(environ), *problems]:
         raise SettingsError(all_problems)
     return settings

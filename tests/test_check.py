@@ -27,7 +27,7 @@ async def test_a_good_set_up_is_told_so(
     """Model, credential, and a session that took the agent's options."""
     settings = settings_for(simulator, OPENAI_API_VERSION=version)
 
-    assert await report(Terminal(), settings, is_offline=False)
+    assert await report(Terminal(), settings, is_offline=False) == 0
     printed = capsys.readouterr().out
     assert f"ok  model: Azure OpenAI at {simulator.url}, {dialect} dialect" in printed
     assert "ok  session: agent default: ready in" in printed
@@ -41,9 +41,9 @@ async def test_every_agent_is_tried(simulator: Simulator, capsys: Printed) -> No
     settings = with_agent(settings_for(simulator))
     agents = dict.fromkeys(("default", "sales"), settings.agents["default"])
 
-    assert await report(
-        Terminal(), settings.model_copy(update={"agents": agents}), is_offline=False
-    )
+    several = settings.model_copy(update={"agents": agents})
+
+    assert await report(Terminal(), several, is_offline=False) == 0
     assert capsys.readouterr().out.count("session: agent") == 2
 
 
@@ -68,7 +68,7 @@ async def test_a_model_that_says_no_is_explained(
     simulator = await start_simulator(SimulatorOptions(faults=faults))
     try:
         settings = settings_for(simulator, GATEWAY_CONNECT_BUDGET_S="0.5")
-        assert not await report(Terminal(), settings, is_offline=False)
+        assert await report(Terminal(), settings, is_offline=False) == 1
     finally:
         await simulator.close()
     printed = capsys.readouterr().out
@@ -83,7 +83,7 @@ async def test_nobody_there_is_explained(simulator: Simulator, capsys: Printed) 
     endpoint = f"http://127.0.0.1:{free_port()}"
     settings = settings_for(simulator, AZURE_OPENAI_ENDPOINT=endpoint)
 
-    assert not await report(Terminal(), settings, is_offline=False)
+    assert await report(Terminal(), settings, is_offline=False) == 1
     printed = capsys.readouterr().out
     assert "BAD session: refused" in printed
     assert ADVICE["refused"] in printed
@@ -93,7 +93,7 @@ async def test_an_unknown_deployment_is_explained(capsys: Printed) -> None:
     """The service's own 404, with the setting that is probably wrong."""
     simulator = await start_simulator(SimulatorOptions(models=("another",)))
     try:
-        assert not await report(Terminal(), settings_for(simulator), is_offline=False)
+        assert await report(Terminal(), settings_for(simulator), is_offline=False) == 1
     finally:
         await simulator.close()
     printed = capsys.readouterr().out
@@ -106,7 +106,7 @@ async def test_json_says_the_same(simulator: Simulator, capsys: Printed) -> None
     """One object with every finding, its advice and the warnings."""
     settings = settings_for(simulator, AZURE_OPENAI_ENDPOINT=f"http://127.0.0.1:{free_port()}")
 
-    assert not await report(Terminal(as_json=True), settings, is_offline=False)
+    assert await report(Terminal(as_json=True), settings, is_offline=False) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["is_well"] is False
     assert [finding["name"] for finding in found["findings"]] == ["model", "credential", "session"]
@@ -116,7 +116,7 @@ async def test_json_says_the_same(simulator: Simulator, capsys: Printed) -> None
 
 async def test_offline_asks_nobody(simulator: Simulator, capsys: Printed) -> None:
     """Settings and credential only."""
-    assert await report(Terminal(), settings_for(simulator), is_offline=True)
+    assert await report(Terminal(), settings_for(simulator), is_offline=True) == 0
 
     assert simulator.connections == 0
     assert "session" not in capsys.readouterr().out

@@ -112,9 +112,15 @@ def test_all_bad_settings_are_named_at_once(run: Gateway, capsys: Printed) -> No
     lines = capsys.readouterr().err.splitlines()
 
     assert code == BAD_INPUT
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert all(line.startswith("gateway: ") for line in lines)
-    for name in ("GATEWAY_PORT", "GATEWAY_MAX_CALLS", "GATEWAY_DRIAN_S", "AZURE_OPENAI_ENDPOINT"):
+    for name in (
+        "GATEWAY_PORT",
+        "GATEWAY_MAX_CALLS",
+        "GATEWAY_DRIAN_S",
+        "AZURE_OPENAI_ENDPOINT",
+        "TWILIO_AUTH_TOKEN",
+    ):
         assert [line for line in lines if line.startswith(f"gateway: {name}: ")]
     assert "did you mean GATEWAY_DRAIN_S?" in str(lines)
     assert "canary" not in str(lines)

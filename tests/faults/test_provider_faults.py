@@ -360,7 +360,7 @@ async def test_p17_wrong_media_format(open_scene: OpenScene) -> None:
         assert stream.socket.close_code == 1008
 
     assert scene.metric("rejected_total", reason="media_format") == 1
-    assert len(scene.log_lines("call rejected", "audio/l16", "16000", "2 channels")) == 1
+    assert len(scene.log_lines("call_rejected", "audio/l16", "16000", "2 channels")) == 1
     assert scene.sessions() == []
 
 

@@ -409,10 +409,17 @@ class RealtimeSession:
         """Let the faults that wait for an event act."""
         error, close = self._mishaps.after(event)
         if error:
-            self._emit(error, now)
+            self._emit(self._addressed(error), now)
         self.closing = self.closing or close
         if self._mishaps.starts_falsely(event):
             self._start_falsely(now)
+
+    def _addressed(self, error: Event) -> Event:
+        """A refused create is named in the error, as the services do."""
+        creates = [e for e in self.received if e.get("type") == "response.create"]
+        if error["error"]["code"] != refusals.ACTIVE_RESPONSE or not creates:
+            return error
+        return {**error, "error": {**error["error"], "event_id": creates[-1].get("event_id")}}
 
     def _start_falsely(self, now: float) -> None:
         start_ms = self.hearing.clock_ms

@@ -5,6 +5,8 @@ The texts are those seen in public reports of the Realtime API; clients match on
 
 from typing import Any
 
+ACTIVE_RESPONSE = "conversation_already_has_active_response"
+
 
 class RequestRefused(Exception):
     """Becomes one ``error`` event; the session goes on."""
@@ -51,7 +53,7 @@ def invalid_value(param: str, value: object) -> RequestRefused:
 def response_already_active(response_id: str) -> RequestRefused:
     """A response was asked for while another is being made."""
     return RequestRefused(
-        "conversation_already_has_active_response",
+        ACTIVE_RESPONSE,
         f"Conversation already has an active response in progress: {response_id}. "
         "Wait until the response is finished before creating a new one.",
     )

@@ -264,7 +264,7 @@ class Bridge:
     async def _write_to_provider(self, command: ProviderCommand) -> None:
         for message in self._provider.send(command):
             await self._provider_link.send(message)
-        if isinstance(command, ClearAudio):
+        if isinstance(command, ClearAudio) and command.asked_at:
             self._outside.observe(BargedIn(self._clock() - command.asked_at))
         elif isinstance(command, PlayAudio) and command.asked_at:
             self._outside.observe(RelayMeasured("down", self._clock() - command.asked_at))

@@ -253,7 +253,7 @@ class Call:
         self._desk.tell(RealtimeReconnected(self._session.resumed(now)))
         self.to_realtime.extend(self._voice.replay())
         self._listen(now)
-        if self._says_again and not self._ends_turns_by_key:
+        if self._says_again and self._service_answers:
             self._turns.expect_answer(now)
         elif self._owes_answer:
             self._turns.ask(CreateResponse(), now)
@@ -261,6 +261,11 @@ class Call:
     def _roll_over(self, now: float) -> None:
         if self._session.is_to_roll_over(now, is_quiet=self._turns.is_quiet):
             self._renew(now)
+
+    @property
+    def _service_answers(self) -> bool:
+        """The service begins an answer by itself when it has heard the caller out."""
+        return not self._ends_turns_by_key and self._options.session.turn_detection.create_response
 
     def _answer_is_late(self, now: float) -> None:
         self._turns.answer_is_late(now)
@@ -276,6 +281,7 @@ class Call:
 
     def _speech_never_stopped(self, now: float) -> None:
         self._turns.speech_never_stopped(now)
+        self._uplink.end_turn()
 
     def _realtime_erred(self, event: RealtimeError, now: float) -> None:
         self._desk.tell(RealtimeErrorSeen(event.code, event.severity, event.message))
@@ -352,8 +358,10 @@ class Call:
         if not self._is_active or self._session.is_renewing:
             self._desk.alarms["digits"] = now + DIGITS_PAUSE_S
             return
-        self.to_realtime.append(AddMessage("user", f"The caller pressed the keys {self._digits}"))
+        entry = f"The caller pressed the keys {self._digits}"
         self._digits = ""
+        self.to_realtime.append(AddMessage("user", entry))
+        self._voice.conversation.caller_said(entry)
         self._turns.answer_message(now)
 
     def _speech_started(self, _event: SpeechStarted, now: float) -> None:
@@ -362,6 +370,10 @@ class Call:
 
     def _speech_stopped(self, _event: SpeechStopped, now: float) -> None:
         self._turns.speech_stopped(now)
+        if self._turns.is_owed:
+            self._uplink.wait_for_answer()
+        else:
+            self._uplink.end_turn()
 
     def _caller_transcribed(self, event: CallerTranscribed, _now: float) -> None:
         self._voice.conversation.caller_said(event.text)
@@ -437,7 +449,7 @@ class Call:
         self._last_reason = reason
         if self._voice.unheard_ms(now) > self._options.last_words_s * 1000:
             # Nobody would wait for the end of all that, nor hear what comes behind it.
-            self._voice.stop(now)
+            self._voice.stop(now, is_barge_in=False)
         self._voice.settle()
         self._leave_model(now)
         self._voice.play_prompt(LAST_WORDS[reason], now)

@@ -281,9 +281,9 @@ class Playout:
         """How much audio is in some commands."""
         return sum(len(c.payload) for c in commands if isinstance(c, PlayAudio)) / self._rate
 
-    def open_items(self) -> frozenset[str]:
-        """The items whose accounts are not closed yet."""
-        return frozenset(item.item_id for item in self._items)
+    def open_items(self) -> tuple[str, ...]:
+        """The items whose accounts are not closed yet, in the order they are played."""
+        return tuple(dict.fromkeys(item.item_id for item in self._items))
 
     def clear(self, now: float) -> float:
         """Forget what has not been heard; returns the ms that had not left yet.

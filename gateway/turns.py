@@ -58,7 +58,7 @@ class Turns:
         self._machine = Machine(TURN, Turn.LISTENING)
         self._answers = Answers()
         self._caller_speaks = False
-        self._is_owed = False
+        self.is_owed = False
         self._given_up = 0
         self._speech_stopped_at: float | None = None
         self._has_sounded = False
@@ -101,15 +101,22 @@ class Turns:
             self.interrupt(now, server_cancels=_server_cancels(self._options.session))
 
     def speech_stopped(self, now: float) -> None:
-        """The caller's turn is over."""
+        """The caller's turn is over, unless it was a mm-hm under the agent's voice."""
         self._hear_no_more()
         self.count += 1
+        if self._talks_on(now):
+            return
         self._speech_stopped_at = now
         if self._options.session.turn_detection.create_response:
             self._answers.expect()
             self._owe_answer(now)
         else:
             self.wait_for_caller(now)
+
+    def _talks_on(self, now: float) -> bool:
+        """The agent may not be interrupted and still speaks: nobody waits for its next answer."""
+        may_interrupt = self._options.allow_barge_in
+        return not may_interrupt and self.state is Turn.SPEAKING and not self._voice.is_drained(now)
 
     def speech_never_stopped(self, now: float) -> None:
         """Nobody speaks for so long without a pause: the model has missed the end."""
@@ -165,12 +172,12 @@ class Turns:
 
     def _owe_answer(self, now: float) -> None:
         self._step("answer owed")
-        self._is_owed = True
+        self.is_owed = True
         self._desk.silence("idle", *ANSWER_ALARMS)
         self._watch_answer(now)
 
     def _settle_debt(self) -> None:
-        self._is_owed = False
+        self.is_owed = False
         self._desk.silence(*ANSWER_ALARMS)
 
     def _watch_answer(self, now: float) -> None:
@@ -303,7 +310,7 @@ class Turns:
         """The phone is silent: the turn is the caller's, unless more of the answer is due."""
         if self._caller_speaks:
             return
-        if self._is_owed or (self._answers.active and self.state is Turn.SPEAKING):
+        if self.is_owed or (self._answers.active and self.state is Turn.SPEAKING):
             if "give up" not in self._desk.alarms:
                 self._watch_answer(now)
         elif not self._answers.is_pending and "retry" not in self._desk.alarms:
@@ -313,7 +320,7 @@ class Turns:
 
     def suspend(self) -> bool:
         """The session is gone; returns whether it still owed an answer."""
-        owes_answer = self._answers.is_pending or self._is_owed or "retry" in self._desk.alarms
+        owes_answer = self._answers.is_pending or self.is_owed or "retry" in self._desk.alarms
         self._voice.outlive_session(self._answers.active)
         self._answers = Answers()
         self._hear_no_more()

@@ -6,7 +6,7 @@ amount of audio it was sent, and must not fall behind the caller's.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gateway.audio.convert import Converter, silence
 from gateway.events import AudioFormat
@@ -28,21 +28,20 @@ class Uplink:
         self._converter = Converter(
             source.encoding, source.rate_hz, target.encoding, target.rate_hz
         )
-        self._held: deque[bytes] = deque()
-        self._held_bytes = 0
-        self._is_open = False
+        self._held = _Tail(HOLD_LIMIT_MS * target.bytes_per_ms)
         self._dropped_bytes = 0
-        self._turn: deque[bytes] = deque()
-        self._turn_bytes = 0
-        self._is_in_turn = False
+        self._is_open = False
+        self._words = _Tail(HOLD_LIMIT_MS * target.bytes_per_ms)
+        self._recent = _Tail(LEAD_IN_MS * target.bytes_per_ms)
+        self._caller_speaks = False
 
     def accept(self, payload: bytes) -> bytes:
         """Convert; returns what can be sent now, b"" while audio is being kept."""
         converted = self._converter.convert(payload)
         if self._is_open:
-            self._remember(converted)
+            self._remember([converted])
             return converted
-        self._keep(converted)
+        self._dropped_bytes += self._held.extend([converted])
         return b""
 
     def lose(self, duration_ms: int) -> bytes:
@@ -56,26 +55,31 @@ class Uplink:
     def open(self) -> list[bytes]:
         """The model listens: everything that was kept, oldest first, in handy pieces."""
         self._is_open = True
-        kept = b"".join(self._held)
-        self._held.clear()
-        self._held_bytes = 0
+        held = self._held.take()
+        self._remember(held)
+        kept = b"".join(held)
         size = APPEND_LIMIT_MS * self._target.bytes_per_ms
         return [kept[at : at + size] for at in range(0, len(kept), size)]
 
+    # ------------------------------------------------------------------ unanswered words
+
     def begin_turn(self) -> None:
         """The caller speaks: these words are kept until they are answered."""
-        self._is_in_turn = True
+        self._caller_speaks = True
+        self._words.extend(self._recent.take())
+
+    def wait_for_answer(self) -> None:
+        """The caller has said it: no silence, however long, pushes these words out."""
+        self._caller_speaks = False
 
     def end_turn(self) -> None:
-        """The caller's words have been answered."""
-        self._is_in_turn = False
+        """The caller's words have been answered, or ask for no answer."""
+        self._caller_speaks = False
+        self._words.take()
 
-    def _remember(self, converted: bytes) -> None:
-        self._turn.append(converted)
-        self._turn_bytes += len(converted)
-        limit_ms = HOLD_LIMIT_MS if self._is_in_turn else LEAD_IN_MS
-        while self._turn_bytes > limit_ms * self._target.bytes_per_ms:
-            self._turn_bytes -= len(self._turn.popleft())
+    def _remember(self, sent: Iterable[bytes]) -> None:
+        memory = self._words if self._caller_speaks else self._recent
+        memory.extend(sent)
 
     def hold(self, unsent: Sequence[bytes] = ()) -> bool:
         """The model is gone for a while: keep what comes, behind what was handed over in vain.
@@ -83,32 +87,55 @@ class Uplink:
         Words that were heard and not answered are said again; returns whether there are any.
         """
         self._is_open = False
-        is_in_turn, again = self._is_in_turn, list(self._turn)
-        self._turn.clear()
-        self._turn_bytes = 0
-        # What was not sent is the end of what is remembered.
-        kept = again if is_in_turn else list(unsent)
-        self._held.extendleft(reversed(kept))
-        self._held_bytes += sum(len(payload) for payload in kept)
-        return is_in_turn
+        words, recent, kept = self._words.take(), self._recent.take(), list(unsent)
+        if self._caller_speaks:
+            # What was not sent is the end of these words.
+            kept = max(words, kept, key=_size)
+        elif words:
+            # The model heard these words to their end: what was not sent came after them.
+            kept = words + max(recent, kept, key=_size)
+        self._caller_speaks = bool(words)
+        self._dropped_bytes += self._held.extend([*kept, *self._held.take()])
+        return bool(words)
 
     def leave(self, unsent: Sequence[bytes] = ()) -> float:
         """Nobody will ever listen: returns the ms that were kept or handed over in vain."""
         self._is_open = False
-        lost_bytes = self._held_bytes + sum(len(payload) for payload in unsent)
-        self._held.clear()
-        self._held_bytes = 0
-        return lost_bytes / self._target.bytes_per_ms
+        return (_size(self._held.take()) + _size(unsent)) / self._target.bytes_per_ms
 
     def take_dropped_ms(self) -> float:
         """Audio that was kept too long and dropped since the last call of this."""
         dropped, self._dropped_bytes = self._dropped_bytes, 0
         return dropped / self._target.bytes_per_ms
 
-    def _keep(self, converted: bytes) -> None:
-        self._held.append(converted)
-        self._held_bytes += len(converted)
-        while self._held_bytes > HOLD_LIMIT_MS * self._target.bytes_per_ms:
-            oldest = self._held.popleft()
-            self._held_bytes -= len(oldest)
-            self._dropped_bytes += len(oldest)
+
+class _Tail:
+    """The last so many bytes of audio, in the pieces it came in."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._pieces: deque[bytes] = deque()
+        self._kept_bytes = 0
+
+    def extend(self, pieces: Iterable[bytes]) -> int:
+        """Add at the end; returns how many bytes were dropped at the beginning."""
+        dropped_bytes = 0
+        for piece in pieces:
+            self._pieces.append(piece)
+            self._kept_bytes += len(piece)
+            while self._kept_bytes > self._limit_bytes:
+                oldest = self._pieces.popleft()
+                self._kept_bytes -= len(oldest)
+                dropped_bytes += len(oldest)
+        return dropped_bytes
+
+    def take(self) -> list[bytes]:
+        """Everything, oldest first; nothing is kept afterwards."""
+        pieces = list(self._pieces)
+        self._pieces.clear()
+        self._kept_bytes = 0
+        return pieces
+
+
+def _size(pieces: Iterable[bytes]) -> int:
+    return sum(map(len, pieces))

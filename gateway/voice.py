@@ -37,7 +37,7 @@ class Voice:
         self._options = options
         self._downlink = Downlink(options.session.audio, _playout_options(started, options))
         self._playout = self._downlink.playout
-        self._foreign_items: frozenset[str] = frozenset()
+        self._foreign_items: tuple[str, ...] = ()
         self._cleared: tuple[float, float] | None = None
         self._queries = 0
         self.conversation = Conversation()
@@ -138,24 +138,31 @@ class Voice:
 
     # ------------------------------------------------------------------ stopping
 
-    def stop(self, now: float) -> None:
-        """Silence the agent wherever its voice is; nothing happens when all was heard."""
+    def stop(self, now: float, *, is_barge_in: bool = True) -> None:
+        """Silence the agent wherever its voice is; nothing happens when all was heard.
+
+        It is no barge-in when we do so ourselves, to make room for last words.
+        """
         self.settle()
         if self._playout.is_drained(now):
             self._cut_stalled(now)
             return
-        self.barge_ins += 1
         unheard_ms = self._playout.unheard_ms(now)
         unsent_ms = self._take_back_unsent()
         self._desk.drop("down", "unheard", unsent_ms + self._playout.clear(now))
         self._downlink.forget()
-        self._cleared = (now, unheard_ms - unsent_ms)
+        if is_barge_in:
+            self.barge_ins += 1
+            self._cleared = (now, unheard_ms - unsent_ms)
+        self._clear(now if is_barge_in else 0.0, now)
+
+    def _clear(self, asked_at: float, now: float) -> None:
         if self._options.has_status:
             self._queries += 1
-            self._desk.to_provider.extend((QueryPlayout(), ClearAudio(now)))
+            self._desk.to_provider.extend((QueryPlayout(), ClearAudio(asked_at)))
             self._desk.alarms["cut"] = now + STATUS_WAIT_S
         else:
-            self._desk.to_provider.append(ClearAudio(now))
+            self._desk.to_provider.append(ClearAudio(asked_at))
             self.settle()
 
     def _cut_stalled(self, now: float) -> None:

@@ -390,6 +390,7 @@ def test_unsent_audio_does_not_follow_a_clear() -> None:
         stage.speak(2000)
         await _settled()
         stage.phone.meanings["key"] = [DtmfReceived("1")]
+        await asyncio.sleep(0.5)
         stage.provider.say("key")
         await asyncio.sleep(0.1)
         gate.set()

@@ -230,7 +230,7 @@ def test_an_unfinished_item_stays_open() -> None:
     playout.mark_reached("m1", 0.1)
 
     assert playout.collect(0.1) == []
-    assert playout.open_items() == {"item_1"}
+    assert playout.open_items() == ("item_1",)
 
 
 def test_an_item_without_sound_closes_at_once() -> None:

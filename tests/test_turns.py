@@ -278,6 +278,22 @@ def test_words_over_an_agent_that_may_not_be_interrupted_are_waited_for() -> Non
     assert desk.alarms["give up"] == 18.0
 
 
+def test_a_mm_hm_under_the_agents_voice_owes_nothing() -> None:
+    """While an agent that may not be interrupted is heard, nobody waits for its next words."""
+    taking, desk, voice = _parts(allow_barge_in=False)
+    taking.response_started("resp_1", 1.0)
+    sound(taking, 1.1)
+    taking.response_done(ResponseDone("resp_1", "completed"), 1.12)
+    taking.speech_started(1.13)
+    taking.speech_stopped(1.14)
+    assert not taking.is_owed
+    _play_to_the_end(voice, 2.0)
+    taking.played_out(2.0)
+
+    assert state(taking) is Turn.LISTENING
+    assert not {"answer", "give up"} & set(desk.alarms)
+
+
 def test_speech_that_never_stops_is_stopped() -> None:
     """A model that missed the end of the turn does not keep the line for ever."""
     taking, desk, _ = _parts(idle_s=30.0)

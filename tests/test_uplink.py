@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.events import ALAW_8K, PCM_24K, ULAW_8K, AudioFormat
-from gateway.uplink import APPEND_LIMIT_MS, HOLD_LIMIT_MS, Uplink
+from gateway.uplink import APPEND_LIMIT_MS, HOLD_LIMIT_MS, LEAD_IN_MS, Uplink
 
 PAYLOADS = st.lists(st.binary(min_size=1, max_size=400), max_size=20)
 
@@ -25,6 +25,20 @@ def test_audio_is_kept_until_the_model_listens() -> None:
 def test_nothing_kept_is_nothing_to_send() -> None:
     """A caller who was silent on the wire costs no empty message."""
     assert Uplink(ULAW_8K, ULAW_8K).open() == []
+
+
+def _listening() -> Uplink:
+    """Mu-law on both sides, and a model that listens."""
+    uplink = Uplink(ULAW_8K, ULAW_8K)
+    uplink.open()
+    return uplink
+
+
+def _say(uplink: Uplink, numbers: range) -> bytes:
+    """The caller's frames of these numbers; returns them."""
+    for number in numbers:
+        uplink.accept(_frame(number))
+    return b"".join(_frame(number) for number in numbers)
 
 
 def test_kept_audio_leaves_in_handy_pieces() -> None:
@@ -58,6 +72,154 @@ def test_audio_is_kept_again_while_the_model_is_gone() -> None:
 
     assert uplink.accept(b"abc") == b""
     assert uplink.open() == [b"abc"]
+
+
+def test_words_that_wait_for_an_answer_are_said_again() -> None:
+    """A new session hears the turn from its lead-in on, and what came since."""
+    uplink = _listening()
+    _say(uplink, range(40))
+    uplink.begin_turn()
+    _say(uplink, range(40, 90))
+
+    assert uplink.hold()
+    gap = _say(uplink, range(90, 95))
+    first = 40 - LEAD_IN_MS // 20
+    assert b"".join(uplink.open()) == b"".join(map(_frame, range(first, 90))) + gap
+
+
+def test_silence_does_not_push_words_out_that_wait_for_an_answer() -> None:
+    """However long the model takes, the words are kept whole, and the silence is not."""
+    uplink = _listening()
+    uplink.begin_turn()
+    words = _say(uplink, range(50))
+    uplink.wait_for_answer()
+    waiting = _say(uplink, range(50, 50 + HOLD_LIMIT_MS // 10))
+
+    assert uplink.hold()
+    assert b"".join(uplink.open()) == words + waiting[-LEAD_IN_MS * 8 :]
+
+
+def test_words_added_before_the_answer_belong_to_the_same_turn() -> None:
+    """A caller who speaks on is repeated as a whole."""
+    uplink = _listening()
+    uplink.begin_turn()
+    words = _say(uplink, range(20))
+    uplink.wait_for_answer()
+    words += _say(uplink, range(20, 30))
+    uplink.begin_turn()
+    words += _say(uplink, range(30, 50))
+
+    assert uplink.hold()
+    assert b"".join(uplink.open()) == words
+
+
+def test_a_speech_without_end_is_repeated_from_its_last_part() -> None:
+    """What is said again is bounded; the newest words are the ones that count."""
+    uplink = _listening()
+    uplink.begin_turn()
+    said = _say(uplink, range(HOLD_LIMIT_MS // 20 + 100))
+
+    assert uplink.hold()
+    assert b"".join(uplink.open()) == said[-HOLD_LIMIT_MS * 8 :]
+
+
+def test_words_are_said_to_every_session_until_they_are_answered() -> None:
+    """Saying them again does not count as an answer; the gap's audio belongs to them."""
+    uplink = _listening()
+    uplink.begin_turn()
+    words = _say(uplink, range(50))
+    uplink.wait_for_answer()
+    uplink.hold()
+    words += _say(uplink, range(50, 60))
+    uplink.open()
+
+    assert uplink.hold()
+    assert b"".join(uplink.open()) == words
+
+
+def test_answered_words_are_not_said_again() -> None:
+    """Once the turn is over, a new session begins with what comes then."""
+    uplink = _listening()
+    uplink.begin_turn()
+    _say(uplink, range(50))
+    uplink.wait_for_answer()
+    uplink.end_turn()
+    _say(uplink, range(50, 60))
+
+    assert not uplink.hold()
+    assert uplink.open() == []
+
+
+def test_a_turn_without_audio_is_nothing_to_say_again() -> None:
+    """A model that hears speech where nothing was sent owes nothing."""
+    uplink = _listening()
+    uplink.begin_turn()
+
+    assert not uplink.hold()
+    assert uplink.open() == []
+
+
+def test_what_was_not_sent_is_kept_before_what_comes() -> None:
+    """Outside of a turn the new session gets what the old one was not given."""
+    uplink = _listening()
+    _say(uplink, range(10))
+
+    assert not uplink.hold([_frame(8), _frame(9)])
+    uplink.accept(_frame(10))
+    assert b"".join(uplink.open()) == _frame(8) + _frame(9) + _frame(10)
+
+
+def test_what_was_not_sent_of_a_turn_is_not_said_twice() -> None:
+    """It is the end of the words that are said again anyway."""
+    uplink = _listening()
+    uplink.begin_turn()
+    words = _say(uplink, range(30))
+
+    assert uplink.hold([_frame(28), _frame(29)])
+    assert b"".join(uplink.open()) == words
+
+
+def test_what_was_not_sent_after_a_turn_follows_it() -> None:
+    """A socket that was stuck for longer than the lead-in loses nothing of what came meanwhile."""
+    uplink = _listening()
+    uplink.begin_turn()
+    words = _say(uplink, range(30))
+    uplink.wait_for_answer()
+    stuck = _say(uplink, range(30, 80))
+
+    assert uplink.hold([_frame(number) for number in range(30, 80)])
+    assert b"".join(uplink.open()) == words + stuck
+
+
+def test_words_that_find_no_room_are_told() -> None:
+    """Repeating a long turn drops its oldest part, and says how much."""
+    uplink = _listening()
+    uplink.begin_turn()
+    _say(uplink, range(HOLD_LIMIT_MS // 20))
+    uplink.hold()
+    _say(uplink, range(3))
+
+    assert uplink.take_dropped_ms() == 60
+
+
+def test_leaving_tells_what_nobody_will_hear() -> None:
+    """What is kept and what was not sent is lost when the model will never listen again."""
+    uplink = Uplink(ULAW_8K, ULAW_8K)
+    _say(uplink, range(5))
+
+    assert uplink.leave([_frame(5)]) == 120
+    assert uplink.leave() == 0
+    assert uplink.open() == []
+
+
+def test_leaving_loses_nothing_of_what_was_sent() -> None:
+    """Words the model has heard are not lost, answered or not."""
+    uplink = _listening()
+    uplink.begin_turn()
+    _say(uplink, range(5))
+
+    assert uplink.leave() == 0
+    assert uplink.accept(_frame(5)) == b""
 
 
 def test_lost_audio_becomes_silence() -> None:

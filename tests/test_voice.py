@@ -2,6 +2,7 @@
 
 from gateway.desk import Desk
 from gateway.events import (
+    AddMessage,
     AudioDelta,
     AudioDropped,
     BargeInConfirmed,
@@ -134,6 +135,78 @@ def test_items_of_a_session_that_is_gone_are_not_truncated() -> None:
     agent.stop(1.1)
 
     assert not desk.to_realtime
+
+
+def test_what_is_being_said_is_told_to_the_next_session() -> None:
+    """Behind what was said, in the order it is heard, and only once it is foreign."""
+    agent, _ = voice()
+    agent.conversation.caller_said("Hello?")
+    for item, words in (("item_1", "One moment."), ("item_2", "Here it is.")):
+        agent.play(delta(300, item), 1.0)
+        agent.conversation.agent_text(item, words)
+    before = agent.replay()
+    agent.outlive_session("resp_1")
+
+    assert before == [AddMessage("user", "Hello?")]
+    assert agent.replay() == [
+        AddMessage("user", "Hello?"),
+        AddMessage("assistant", "One moment."),
+        AddMessage("assistant", "Here it is."),
+    ]
+
+
+def test_what_was_heard_to_its_end_is_told_once() -> None:
+    """An item that ends between loss and renewal is history, not present."""
+    agent, _ = voice()
+    agent.play(delta(100), 1.0)
+    agent.conversation.agent_text("item_1", "One moment.")
+    agent.outlive_session("resp_1")
+    agent.mark_reached("m1", 1.2)
+    agent.advance(1.2)
+
+    assert agent.replay() == [AddMessage("assistant", "One moment.")]
+
+
+def test_a_recording_and_an_item_without_words_are_not_told() -> None:
+    """The model said nothing of the kind."""
+    agent, _ = voice(prompts={"filler": bytes(48 * 200)})
+    agent.play(delta(100), 1.0)
+    agent.play_prompt("filler", 1.0)
+    agent.outlive_session("resp_1")
+
+    assert agent.replay() == []
+
+
+def test_stopping_for_last_words_is_no_barge_in() -> None:
+    """The sound is cut and accounted for, but nobody interrupted."""
+    agent, desk = voice()
+    agent.play(delta(300), 1.0)
+    desk.to_provider.clear()
+    agent.stop(1.1, is_barge_in=False)
+    agent.mark_reached("m1", 1.2)
+
+    assert [c.asked_at for c in desk.to_provider if isinstance(c, ClearAudio)] == [0.0]
+    assert agent.barge_ins == 0
+    assert not [fact for fact in desk.facts if isinstance(fact, BargeInConfirmed)]
+
+
+def test_a_late_answer_to_an_earlier_question_settles_nothing() -> None:
+    """Of two questions in flight only the last one is about the last cut."""
+    agent, desk = voice(has_status=True)
+    agent.play(delta(300), 1.0)
+    desk.to_provider.clear()
+    agent.stop(1.1)
+    agent.settle()
+    agent.play(delta(300, "item_2", "resp_2"), 1.2)
+    desk.to_provider.clear()
+    agent.stop(1.3)
+    desk.to_realtime.clear()
+    agent.playout_reported(0, 1.31)
+    early = list(desk.to_realtime)
+    agent.playout_reported(240, 1.35)
+
+    assert early == []
+    assert list(desk.to_realtime) == [TruncateItem("item_2", 0, 60)]
 
 
 def test_a_prompt_is_played_behind_what_is_queued_and_never_truncated() -> None:

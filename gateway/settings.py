@@ -300,7 +300,7 @@ class Settings(_Table):
     ops_host: str = _setting(
         "GATEWAY_OPS_HOST",
         "127.0.0.1",
-        "Address of the operations listener (metrics, health, pages)",
+        "Address of the operations listener (metrics and health)",
         "nobody outside should see it",
         min_length=1,
     )

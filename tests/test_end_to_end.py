@@ -204,6 +204,26 @@ def test_the_callers_words_arrive_at_the_model(
 
 
 @spoken
+def test_every_other_codec_carries_speech_both_ways() -> None:
+    """A-law, and linear sound from 8 to 24 kHz: each second arrives as it was spoken."""
+    plan = CallPlan(provider="asterisk", says=(FIRST,), hang_up_after_s=25, quiet_s=1.0)
+    codecs = {"alaw": "g711_alaw", "slin": "pcm16", "slin16": "pcm16", "slin24": "pcm16"}
+    outcomes = _together(
+        *(
+            _call(
+                replace(plan, codec=codec),
+                change=functools.partial(with_agent, audio_format=audio),
+            )
+            for codec, audio in codecs.items()
+        )
+    )
+
+    for outcome in outcomes:
+        assert min(outcome.likeness_up()) > GOOD
+        assert min(outcome.likeness_down()) > GOOD
+
+
+@spoken
 @every_combination
 def test_the_models_words_arrive_at_the_caller(
     combination: Combination,

@@ -108,7 +108,7 @@ async def test_a_caller_interrupts(
 async def test_keys_reach_the_call(
     start_pbx: StartPbx, start_phone: StartPhone, stage: Stage
 ) -> None:
-    """Every key pressed on the phone is one fact of the call."""
+    """Every key pressed on the phone is one fact of the call, and the model is told which."""
     pbx = await start_pbx(stage.pbx_options(Extension("704")))
     phone = await start_phone(b"")
 
@@ -120,6 +120,7 @@ async def test_keys_reach_the_call(
     await stage.wait_for(CallEnded, 1, timeout_s=5)
 
     assert len(stage.seen(DtmfEntered)) == 3
+    assert "The caller pressed the keys 42#" in str(list(stage.simulator.sessions[-1].received))
 
 
 async def test_the_gateway_hangs_up(

@@ -44,6 +44,8 @@ GOOD: Final = 0.99
 NORMAL: Final = 1000
 PAUSE: Final = bytes(RATE_HZ)
 CALL_LIMIT_S: Final = 45.0
+# Where operators look by default; any other when it is taken.
+OPS_PORT: Final = 9464
 # The usual call takes about this long; the bar needs a length.
 CALL_USUAL_S: Final = 22.0
 
@@ -106,7 +108,7 @@ async def run_demo(terminal: Terminal, folder: Path, port: int, *, stays: bool) 
     """
     simulator = await start_simulator(SimulatorOptions())
     try:
-        async with open_gateway(demo_settings(simulator, _free(port))) as running:
+        async with open_gateway(demo_settings(simulator, _free(port), OPS_PORT)) as running:
             is_good = await _show(terminal, running, simulator, folder)
             if stays:
                 _invite(terminal, running)
@@ -128,7 +130,7 @@ def _free(port: int) -> int:
     return port
 
 
-def demo_settings(simulator: Simulator, port: int = 0) -> Settings:
+def demo_settings(simulator: Simulator, port: int = 0, ops_port: int = 0) -> Settings:
     """Settings for a gateway on this machine whose model is the simulator."""
     return load_settings(
         {
@@ -138,7 +140,7 @@ def demo_settings(simulator: Simulator, port: int = 0) -> Settings:
             "GATEWAY_INSECURE": "1",
             "GATEWAY_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(port),
-            "GATEWAY_OPS_PORT": "0",
+            "GATEWAY_OPS_PORT": str(_free(ops_port)),
         },
         overrides={"agents": {"default": {"transcription": {"model": "simulated"}}}},
     )

@@ -440,11 +440,12 @@ class Running:
 
 
 async def _all_gone(gateway: Gateway, limit_s: float) -> bool:
-    gateway.is_empty.clear()
-    gateway.note_departure()
     try:
         async with asyncio.timeout(limit_s):
-            await gateway.is_empty.wait()
+            # Looked at again each time: who leaves the waiting room may have entered a call.
+            while gateway.bridges or gateway.admission.is_waited_for:
+                gateway.is_empty.clear()
+                await gateway.is_empty.wait()
     except TimeoutError:
         return False
     return True

@@ -62,11 +62,12 @@ class Breaker:
         is_suspect = self._failures >= FAILURES_LIMIT
         if self.is_open or (is_suspect and self._is_probing):
             raise ConnectError("breaker", "the service was down a moment ago")
-        self._is_probing = is_suspect
+        self._is_probing |= is_suspect
         try:
             return await self._try(timeout_s=timeout_s, with_fresh_token=with_fresh_token)
         finally:
-            self._is_probing = False
+            if is_suspect:
+                self._is_probing = False
 
     async def _try(self, *, timeout_s: float, with_fresh_token: bool = False) -> Link:
         try:

@@ -126,6 +126,8 @@ class Call:
         self._session = Session(self._desk, options, now, unix_offset_s=unix_offset_s)
         self._owes_answer = False
         self._says_again = False
+        self._owes_commit = False
+        self._asked_by_key = False
         self._digits = ""
         self._bad_messages = 0
         self._last_reason: Reason | None = None
@@ -222,8 +224,13 @@ class Call:
         if self._options.greeting:
             parts = (self._options.session.instructions, self._options.greeting)
             self._turns.ask(CreateResponse("\n\n".join(part for part in parts if part)), now)
+        if self._owes_commit:
+            self._end_turn_by_key(now)
 
     def _listen(self, now: float) -> None:
+        if self._ends_turns_by_key:
+            # No model says when the caller speaks: everything since the last answer may be words.
+            self._uplink.begin_turn()
         self.to_realtime.extend(AppendAudio(payload) for payload in self._uplink.open())
         self._turns.wait_for_caller(now)
 
@@ -255,6 +262,8 @@ class Call:
         self._listen(now)
         if self._says_again and self._service_answers:
             self._turns.expect_answer(now)
+        elif self._owes_commit or (self._owes_answer and self._asked_by_key):
+            self._end_turn_by_key(now)
         elif self._owes_answer:
             self._turns.ask(CreateResponse(), now)
 
@@ -274,7 +283,12 @@ class Call:
         self._turns.ask_again(now)
 
     def _answer_never_came(self, now: float) -> None:
-        if self._turns.answer_never_came():
+        if self._says_again:
+            # The new session heard the same sound and took it for no words.
+            self._says_again = False
+            self._uplink.end_turn()
+            self._turns.owe_nothing(now)
+        elif self._turns.answer_never_came():
             self._renew(now)
         else:
             self.hang_up("realtime_error", now)
@@ -350,9 +364,13 @@ class Call:
         return self._options.session.turn_detection.kind == "none"
 
     def _end_turn_by_key(self, now: float) -> None:
-        if self._is_active and not self._session.is_renewing:
-            self.to_realtime.append(CommitInput())
-            self._turns.ask(CreateResponse(), now)
+        if not self._is_active or self._session.is_renewing:
+            self._owes_commit = True
+            return
+        self._owes_commit, self._asked_by_key = False, True
+        self._uplink.wait_for_answer()
+        self.to_realtime.append(CommitInput())
+        self._turns.ask(CreateResponse(), now)
 
     def _digits_complete(self, now: float) -> None:
         if not self._is_active or self._session.is_renewing:
@@ -365,6 +383,7 @@ class Call:
         self._turns.answer_message(now)
 
     def _speech_started(self, _event: SpeechStarted, now: float) -> None:
+        self._says_again = False
         self._uplink.begin_turn()
         self._turns.speech_started(now)
 
@@ -392,8 +411,12 @@ class Call:
             self._desk.drop("down", "ended", self._voice.duration_ms(event))
 
     def _note_answer(self) -> None:
-        if self._turns.state is Turn.SPEAKING:
-            self._uplink.end_turn()
+        if self._turns.state is not Turn.SPEAKING or self._turns.caller_speaks:
+            return
+        self._says_again = self._asked_by_key = False
+        self._uplink.end_turn()
+        if self._ends_turns_by_key:
+            self._uplink.begin_turn()
 
     def _audio_done(self, event: AudioDone, now: float) -> None:
         if not self._voice.is_cancelled(event.response_id):

@@ -57,7 +57,7 @@ class Turns:
         self._began = began
         self._machine = Machine(TURN, Turn.LISTENING)
         self._answers = Answers()
-        self._caller_speaks = False
+        self.caller_speaks = False
         self.is_owed = False
         self._given_up = 0
         self._speech_stopped_at: float | None = None
@@ -78,7 +78,7 @@ class Turns:
     @property
     def is_quiet(self) -> bool:
         """Nobody speaks and nothing is owed."""
-        return self.state is Turn.LISTENING and not self._caller_speaks
+        return self.state is Turn.LISTENING and not self.caller_speaks
 
     def _step(self, step: str) -> None:
         if self._machine.step(step):
@@ -88,12 +88,12 @@ class Turns:
 
     def wait_for_caller(self, now: float) -> None:
         """From here on a silence counts against the caller, unless somebody is speaking."""
-        if not self._caller_speaks and self._voice.is_drained(now):
+        if not self.caller_speaks and self._voice.is_drained(now):
             self._desk.alarms["idle"] = now + self._options.idle_s
 
     def speech_started(self, now: float) -> None:
         """The model hears the caller."""
-        self._caller_speaks = True
+        self.caller_speaks = True
         self._speech_stopped_at = None
         self._desk.silence("idle")
         self._desk.alarms["speech"] = now + SPEECH_LIMIT_S
@@ -124,7 +124,7 @@ class Turns:
         self.wait_for_caller(now)
 
     def _hear_no_more(self) -> None:
-        self._caller_speaks = False
+        self.caller_speaks = False
         self._desk.silence("speech")
 
     def interrupt(self, now: float, *, server_cancels: bool) -> None:
@@ -148,12 +148,12 @@ class Turns:
 
     def answer_message(self, now: float) -> None:
         """A message was added by keys: ask about it, unless the caller's next words will do so."""
-        if not self._caller_speaks:
+        if not self.caller_speaks:
             self.ask(CreateResponse(), now)
 
     def ask_again(self, now: float) -> None:
         """The pause after a failed answer is over."""
-        if not self._answers.is_pending and not self._caller_speaks:
+        if not self._answers.is_pending and not self.caller_speaks:
             self.ask(self._answers.question, now)
 
     def create_refused(self, *, is_ours: bool) -> None:
@@ -163,7 +163,7 @@ class Turns:
     def create_failed(self, retry_after_s: float, now: float) -> bool:
         """The answer we asked for will not be given."""
         self._answers.forget()
-        return self._caller_speaks or self._retry(retry_after_s, now)
+        return self.caller_speaks or self._retry(retry_after_s, now)
 
     def expect_answer(self, now: float) -> None:
         """The caller's words are with the model again, which begins an answer by itself."""
@@ -188,7 +188,7 @@ class Turns:
 
     def answer_is_late(self, now: float) -> None:
         """Nothing came for a while: let the caller hear that we are still there."""
-        if not self._caller_speaks and self._voice.is_drained(now):
+        if not self.caller_speaks and self._voice.is_drained(now):
             self._desk.tell(TurnTimedOut(is_final=False))
             self._voice.play_prompt("filler", now)
 
@@ -200,7 +200,6 @@ class Turns:
 
     def response_started(self, response_id: str, now: float) -> None:
         """The model begins an answer; one the caller has interrupted meanwhile is stopped."""
-        self._hear_no_more()
         if self._answers.started(response_id):
             self._owe_answer(now)
         else:
@@ -218,6 +217,9 @@ class Turns:
             self._speak(delta, now)
 
     def _speak(self, delta: AudioDelta, now: float) -> None:
+        if not self._answers.has_sound:
+            # A new answer: the model has heard the caller out, whether it said so or not.
+            self._hear_no_more()
         self._answers.sounded(delta.response_id)
         self._given_up = 0
         self._settle_debt()
@@ -266,6 +268,8 @@ class Turns:
             self._owe_answer(now)
             return True
         if self._voice.is_cancelled(done.response_id) or done.status == "cancelled":
+            if self.caller_speaks:
+                self._settle_debt()
             return True
         if done.status == "failed":
             return self._answer_failed(done, now)
@@ -292,7 +296,8 @@ class Turns:
 
     def service_failed(self, retry_after_s: float, now: float) -> bool:
         """The service says it failed; an answer that is running says so itself when it is done."""
-        if self.state is not Turn.THINKING or self._answers.active:
+        is_known = "retry" in self._desk.alarms or bool(self._answers.active)
+        if is_known or self.state is not Turn.THINKING:
             return True
         return self.create_failed(retry_after_s, now)
 
@@ -308,7 +313,9 @@ class Turns:
 
     def played_out(self, now: float) -> None:
         """The phone is silent: the turn is the caller's, unless more of the answer is due."""
-        if self._caller_speaks:
+        if self.caller_speaks:
+            if not self._answers.is_pending:
+                self._step("answer over")
             return
         if self.is_owed or (self._answers.active and self.state is Turn.SPEAKING):
             if "give up" not in self._desk.alarms:
@@ -326,7 +333,15 @@ class Turns:
         self._hear_no_more()
         self._settle_debt()
         self._desk.silence("retry", "idle")
+        # Another session, asked anew, may not want to; one that had said goodbye still leaves.
+        self.wants_to_hang_up = self.wants_to_hang_up and not owes_answer
         return owes_answer
+
+    def owe_nothing(self, now: float) -> None:
+        """What seemed to be words was none: the turn is the caller's."""
+        self._settle_debt()
+        self._step("answer over")
+        self.wait_for_caller(now)
 
 
 def _server_cancels(session: SessionOptions) -> bool:

@@ -27,6 +27,8 @@ from gateway.playout import Heard, PlayoutOptions
 TRUNCATE_MARGIN_MS: Final = 100
 # How long the provider may take to say what it still held before marks have to do.
 STATUS_WAIT_S: Final = 0.1
+# A report later than this is none.
+REPORT_LIMIT_S: Final = 5.0
 
 
 class Voice:
@@ -40,6 +42,7 @@ class Voice:
         self._foreign_items: tuple[str, ...] = ()
         self._cleared: tuple[float, float] | None = None
         self._queries = 0
+        self._queried_at = 0.0
         self.conversation = Conversation()
         self.barge_ins = 0
         self.received_ms = 0.0
@@ -158,7 +161,9 @@ class Voice:
 
     def _clear(self, asked_at: float, now: float) -> None:
         if self._options.has_status:
-            self._queries += 1
+            # A report that never came is not waited for at the next barge-in.
+            self._queries = 1 + (self._queries if now < self._queried_at + REPORT_LIMIT_S else 0)
+            self._queried_at = now
             self._desk.to_provider.extend((QueryPlayout(), ClearAudio(asked_at)))
             self._desk.alarms["cut"] = now + STATUS_WAIT_S
         else:

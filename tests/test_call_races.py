@@ -18,6 +18,7 @@ from gateway.events import (
     CallStopped,
     CancelResponse,
     ClearAudio,
+    CommitInput,
     ConfigureSession,
     CreateResponse,
     DialRealtime,
@@ -25,20 +26,23 @@ from gateway.events import (
     FunctionCalled,
     HangUp,
     LinkClosed,
+    QueryPlayout,
     RealtimeCommand,
     RealtimeError,
     RealtimeErrorSeen,
     ResponseDone,
     ResponseStarted,
     SessionOptions,
+    SpeechStarted,
     TruncateItem,
     TurnAnswered,
+    TurnDetection,
     TurnTimedOut,
 )
 from gateway.states import Lifecycle, Turn
 from gateway.uplink import LEAD_IN_MS
 from tests.lab import Lab
-from tests.scenes import PROMPT_MS, PROMPTS, end_of, on_asterisk, placed, prompts, session
+from tests.scenes import PROMPT_MS, PROMPTS, end_of, on_asterisk, placed, prompts, ringing, session
 
 PLAIN = CreateResponse()
 GREETING = CreateResponse("Say hello.")
@@ -768,3 +772,143 @@ def test_every_millisecond_of_a_recording_is_carried_or_dropped() -> None:
     lab.provider(CallStopped())
 
     assert 0 <= _told_ms(lab) - 6 * PROMPT_MS <= FRAME_MS
+
+
+# ------------------------------------------------------------- a second look
+
+
+def test_a_response_that_begins_over_the_caller_takes_nothing_back() -> None:
+    """The caller talks on through an answer that was cancelled at once, and keeps the session."""
+    lab = placed()
+    lab.caller_stops()
+    lab.caller_speaks()
+    lab.realtime(ResponseStarted("resp_1"), ResponseDone("resp_1", "cancelled", "turn_detected"))
+    lab.run_for(18)
+
+    assert prompts(lab) == []
+    assert len(lab.commanded(DialRealtime)) == 1
+
+
+def test_an_agent_that_may_not_be_interrupted_gives_the_turn_back_when_heard_out() -> None:
+    """Words begun under the agent's voice and gone on with are a turn like any other."""
+    lab = placed(allow_barge_in=False)
+    lab.answer("resp_1", "item_1", 1000)
+    lab.run_for(0.5)
+    lab.caller_speaks()
+    lab.run_for(3)
+    lab.caller_stops()
+    lab.run_for(0.3)
+    lab.caller_speaks()
+    lab.run_for(18)
+
+    assert lab.call.turn is Turn.LISTENING
+    assert len(lab.commanded(DialRealtime)) == 1
+
+
+@pytest.mark.parametrize("has_pressed", [True, False])
+def test_words_that_end_with_a_key_survive_the_session(has_pressed: bool) -> None:  # noqa: FBT001
+    """Without turn detection, too, what was not answered is said again, and asked about."""
+    detection = TurnDetection(kind="none")
+    lab = placed(session=SessionOptions(audio=ULAW_8K, turn_detection=detection))
+    lab.frames(50, b"\x05" * 160)
+    if has_pressed:
+        lab.provider(DtmfReceived("#"))
+    lab.realtime(LinkClosed(1006))
+    before = len(lab.asked)
+    if not has_pressed:
+        lab.provider(DtmfReceived("#"))
+    lab.open_session()
+
+    after = [command for _, command in lab.asked[before:]]
+    said = b"".join(c.payload for c in after if isinstance(c, AppendAudio))
+    assert said == b"\x05" * 8000
+    assert [type(c) for c in after[-2:]] == [CommitInput, CreateResponse]
+
+
+def test_a_key_pressed_before_the_session_is_ready_is_not_forgotten() -> None:
+    """The turn is ended as soon as there is somebody to end it for."""
+    detection = TurnDetection(kind="none")
+    lab = ringing(session=SessionOptions(audio=ULAW_8K, turn_detection=detection))
+    lab.frames(10)
+    lab.provider(DtmfReceived("#"))
+    lab.open_session()
+
+    assert len(lab.commanded(CommitInput)) == 1
+    assert len(lab.commanded(CreateResponse)) == 1
+
+
+def test_a_wish_to_hang_up_dies_with_a_session_that_had_said_nothing() -> None:
+    """The next session is asked anew, and its answer does not end the call."""
+    lab = placed(session=SessionOptions(audio=ULAW_8K, tools=(HANG_UP,)))
+    lab.realtime(
+        ResponseStarted("resp_1"),
+        FunctionCalled("resp_1", "item_f", "call_1", "hang_up", "{}"),
+        LinkClosed(1006),
+    )
+    lab.open_session()
+    lab.answer("resp_2", "item_2", 500)
+    lab.run_for(3)
+
+    assert lab.call.lifecycle is Lifecycle.ACTIVE
+
+
+def test_a_failure_told_in_both_orders_is_one() -> None:
+    """The error may come before or after the answer it broke."""
+    lab = placed()
+    lab.caller_stops()
+    lab.realtime(
+        ResponseStarted("resp_1"),
+        ResponseDone("resp_1", "failed", "server_error"),
+        RealtimeError("server_error", "retry"),
+    )
+    lab.run_for(2)
+
+    assert len(lab.commanded(CreateResponse)) == 1
+    assert lab.call.lifecycle is Lifecycle.ACTIVE
+
+
+def test_words_over_an_agent_that_may_not_be_interrupted_survive_its_last_delta() -> None:
+    """Audio of the answer that goes on does not erase what the caller is saying."""
+    lab = placed(allow_barge_in=False)
+    lab.answer("resp_1", "item_1", 200, is_done=False)
+    lab.caller_speaks()
+    lab.frames(10, b"\x05" * 160)
+    lab.delta("resp_1", "item_1", 100)
+    lab.realtime(ResponseDone("resp_1", "completed"))
+    lab.frames(100, b"\x05" * 160)
+    before = len(lab.asked)
+    lab.realtime(LinkClosed(1006))
+    lab.open_session()
+
+    again = [c.payload for _, c in lab.asked[before:] if isinstance(c, AppendAudio)]
+    assert b"".join(again).count(5) == 110 * 160
+
+
+def test_a_noise_at_the_moment_of_a_loss_owes_nobody_an_answer() -> None:
+    """What the new session does not take for words is none, and ends no call."""
+    lab = placed(idle_s=1e6)
+    lab.caller_speaks()
+    lab.frames(20)
+    lab.realtime(LinkClosed(1006))
+    lab.open_session()
+    lab.run_for(60)
+
+    assert lab.call.lifecycle is Lifecycle.ACTIVE
+    assert len(lab.commanded(DialRealtime)) == 2
+
+
+def test_a_report_that_never_came_costs_one_report() -> None:
+    """The next barge-in is told by the provider again."""
+    lab = on_asterisk()
+    lab.answer("resp_1", "item_1", 3000)
+    lab.run_for(1)
+    lab.call.realtime_received(SpeechStarted("item_u", 0), lab.now)
+    lab.call.to_provider.remove(QueryPlayout())
+    lab.settle()
+    lab.run_for(6)
+    lab.answer("resp_2", "item_2", 3000)
+    lab.run_for(1)
+    lab.caller_speaks()
+    lab.run_for(1)
+
+    assert len(lab.told(BargeInConfirmed)) == 1

@@ -510,6 +510,24 @@ async def test_a_drain_takes_nobody_new_and_waits_for_those_there_are(
     assert await metric(gateway, "gateway_draining") == 1
 
 
+async def test_a_drain_waits_for_a_call_that_was_just_coming_in(
+    gateway: Running, facts: Facts
+) -> None:
+    """A socket that was let in may still say which call it is, and has its call."""
+    async with twilio_stream(url_of(gateway), SID) as stream:
+        draining = asyncio.create_task(gateway.drain(30.0))
+        await asyncio.sleep(0)
+        await stream.start()
+        await facts.wait_for(CallReady)
+        still_there = not draining.done()
+        await stream.stop()
+        await stream.closed()
+        await asyncio.wait_for(draining, 5)
+
+    assert still_there
+    assert facts.of(CallEnded)[0].termination.reason == "caller_hangup"
+
+
 async def test_a_drain_that_runs_out_of_patience_says_goodbye(
     gateway: Running, facts: Facts
 ) -> None:

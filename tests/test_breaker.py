@@ -173,3 +173,25 @@ async def test_second_attempts_do_not_come_all_at_once() -> None:
     await dial(timeout_s=1.0, with_fresh_token=True)
 
     assert service.dials == [(1.0, False), (0.99, True)]
+
+
+async def test_an_older_attempt_that_ends_lets_no_second_probe_in() -> None:
+    """After an outage one call tries, whoever else gives up meanwhile."""
+    service = Service(gate=asyncio.Event())
+    breaker = Breaker(service.dial, lambda: service.now)
+    old = asyncio.create_task(breaker(timeout_s=9.0))
+    await asyncio.sleep(0)
+    service.gate, gate = None, service.gate
+    service.outcomes = _broken(FAILURES_LIMIT)
+    for _ in range(FAILURES_LIMIT):
+        await _outcome(breaker)
+    service.now += OPEN_S + 1
+    service.gate = gate
+    probe = asyncio.create_task(breaker(timeout_s=9.0))
+    await asyncio.sleep(0)
+    old.cancel()
+    await asyncio.wait([old])
+
+    assert await _outcome(breaker) == "breaker"
+    probe.cancel()
+    await asyncio.wait([probe])

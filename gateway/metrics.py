@@ -82,9 +82,7 @@ _DROP_REASONS = (
     "overflow",
     "cancelled",
     "unheard",
-    "slow_consumer",
     "ended",
-    "not_ready",
     _OTHER,
 )
 _FRAME_ERRORS = (
@@ -138,7 +136,6 @@ _REJECT_REASONS = (
     "fd",
     "media_format",
     "memory",
-    "not_ready",
     "protocol_error",
     "rate",
     "start_timeout",

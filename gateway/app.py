@@ -25,7 +25,7 @@ from gateway.bridge import Bridge, Outside
 from gateway.call import Call, CallOptions
 from gateway.errors import AuthRejected, CallRejected
 from gateway.events import CallEnded, CallStarted, Fact
-from gateway.links import ServerLink
+from gateway.links import MediaSocket, ServerLink
 from gateway.logs import CallLog, SampledLog
 from gateway.metrics import Metrics, add_process_metrics
 from gateway.providers import Capabilities, Door, HttpReply, HttpRequest
@@ -146,7 +146,7 @@ async def _media(request: web.Request) -> web.WebSocketResponse:
         raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
     place = _Place(gateway)
     try:
-        socket = web.WebSocketResponse(
+        socket = MediaSocket(
             heartbeat=gateway.settings.heartbeat_s,
             compress=False,
             max_msg_size=gateway.settings.max_message_bytes,
@@ -154,7 +154,7 @@ async def _media(request: web.Request) -> web.WebSocketResponse:
             timeout=REST_TIMEOUT_S,
         )
         await socket.prepare(request)
-        await _answer(gateway, door, ServerLink(socket, request.transport), incoming, place)
+        await _answer(gateway, door, ServerLink(socket, request), incoming, place)
     finally:
         place.leave()
     return socket

@@ -1,16 +1,19 @@
-"""The corridor: two sockets and one call inside one task group; the only driver.
+"""The corridor: two sockets and one call; the only driver.
 
-One message is one pass: the reader wakes, the translator makes events of it, the call decides, and
-the same task sends what came out. Nothing is queued between these steps, and no task is switched.
+One message is one pass: the link hands it over as it is read, the translator makes events of it,
+the call decides, and what came out is written before the next message is looked at. Nothing is
+queued between these steps and no task is switched; tasks are for what takes time, dialling and
+closing.
 """
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from gateway.call import Call
 from gateway.errors import CallRejected, ConnectError
@@ -38,20 +41,21 @@ from gateway.events import (
     Termination,
 )
 from gateway.providers import HttpRequest, Provider
-from gateway.realtime import Dial, Link
+from gateway.realtime import Dial, Link, Listener
 
-# Commands that wait because another task is writing; 500 appends are 10 s of caller audio.
+# Commands that wait because a link is clogged; 500 appends are 10 s of caller audio.
 OUTBOX_LIMIT = 500
+# Events that come between the start message and the call: a moment, or a provider gone mad.
+EARLY_LIMIT = 500
 # One relayed frame in this many is timed: a histogram a frame would cost more than the frame.
 RELAY_SAMPLING = 8
 # A peer that does not answer our close is left behind after this.
 CLOSE_TIMEOUT_S = 2.5
-# A write that the watch found hanging gets this long to notice before it is looked at again.
-SHORTEST_WATCH_S = 0.1
 # Close codes we send (RFC 6455 §7.4.1).
 NORMAL, POLICY = 1000, 1008
 
 _Command = TypeVar("_Command")
+_P = ParamSpec("_P")
 
 
 class RealtimeTranslator(Protocol):
@@ -76,6 +80,21 @@ class Outside:
     send_timeout_s: float = 5.0
 
 
+def _ends_the_call(
+    step: Callable[Concatenate["Bridge", _P], None],
+) -> Callable[Concatenate["Bridge", _P], None]:
+    """A bug of ours in this step ends this call, and is raised where the call is run."""
+
+    @functools.wraps(step)
+    def guarded(bridge: "Bridge", /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            step(bridge, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # handed on
+            bridge.break_off(error)
+
+    return guarded
+
+
 class Bridge:
     """Carries one call from its first message to its last."""
 
@@ -90,52 +109,59 @@ class Bridge:
         self._realtime = realtime
         self._outside = outside
         self._clock = outside.clock
+        self._loop = asyncio.get_running_loop()
         self._provider_link = link
         self._realtime_link: Link | None = None
-        self._messages = aiter(link)
+        self._started: asyncio.Future[CallStarted] = self._loop.create_future()
         self._early: deque[ProviderEvent] = deque()
+        self._over: asyncio.Future[None] = self._loop.create_future()
         self._dial: DialRealtime | None = None
-        self._dial_asked = asyncio.Event()
-        self._wake = asyncio.Event()
-        self._over = asyncio.Event()
-        self._leaving: deque[Link] = deque()
-        self._has_left = asyncio.Event()
-        self._armed: tuple[float, asyncio.TimerHandle] | None = None
+        self._is_dialling = False
+        self._children: set[asyncio.Task[None]] = set()
+        self._leaving: list[Link] = []
+        self._alarm: tuple[float, asyncio.TimerHandle] | None = None
         self._relayed = 0
 
     # ------------------------------------------------------------------ before the call
 
     async def await_start(self) -> CallStarted:
-        """Read until the provider says which call this is.
+        """Listen until the provider says which call this is.
 
         Raises:
             CallRejected: it said something else, or nothing in time; the link is still open.
         """
+        self._provider_link.listen(Listener(self._find_start, _nothing, self._left_early))
         try:
             async with asyncio.timeout(self._outside.start_deadline_s):
-                async for message in self._messages:
-                    started = self._find_start(self._provider.receive(message))
-                    if started is not None:
-                        return started
+                return await self._started
         except TimeoutError:
             raise CallRejected("handshake", "start_timeout") from None
-        raise CallRejected("handshake", "closed_before_start")
 
-    def _find_start(self, events: list[ProviderEvent]) -> CallStarted | None:
-        started = None
-        for event in events:
-            if isinstance(event, CallStarted) and started is None:
-                started = event
-            elif started is not None:
-                self._early.append(event)
+    def _find_start(self, message: str | bytes) -> None:
+        for event in self._provider.receive(message):
+            if self._started.done():
+                self._keep_early(event)
+            elif isinstance(event, CallStarted):
+                self._started.set_result(event)
             elif isinstance(event, MessageRejected):
                 self._refuse_early(event)
-        return started
+
+    def _keep_early(self, event: ProviderEvent) -> None:
+        """What comes behind the start message is for the call."""
+        if len(self._early) < EARLY_LIMIT:
+            self._early.append(event)
 
     def _refuse_early(self, event: MessageRejected) -> None:
         self._outside.observe(FrameRejected("provider", event.kind, event.detail))
         if event.kind == "media_format":
-            raise CallRejected("handshake", "media_format", event.detail)
+            self._started.set_exception(CallRejected("handshake", "media_format", event.detail))
+
+    def _left_early(self) -> None:
+        if self._started.done():
+            link = self._provider_link
+            self._keep_early(LinkClosed(link.close_code, link.close_reason))
+        else:
+            self._started.set_exception(CallRejected("handshake", "closed_before_start"))
 
     async def turn_away(self) -> None:
         """Close the provider's link without a call."""
@@ -146,10 +172,10 @@ class Bridge:
     async def run(self, call: Call) -> Termination:
         """Carry the call until it is over; both links are closed when this returns."""
         self._call = call
-        self._to_provider = self._outbox(call.to_provider, self._write_to_provider)
-        self._to_realtime = self._outbox(call.to_realtime, self._write_to_realtime)
+        self._to_provider = _Outbox(call.to_provider, self._write_to_provider, self._clock)
+        self._to_realtime = _Outbox(call.to_realtime, self._write_to_realtime, self._clock)
         try:
-            await self._carry(call)
+            await self._carry()
         except asyncio.CancelledError:
             call.hang_up("drain", self._clock(), at_once=True)
             raise
@@ -160,125 +186,117 @@ class Bridge:
             await self._finish(call)
         return call.termination or Termination("internal_error")
 
-    def _outbox(
-        self, queue: deque[_Command], write: Callable[[_Command], Awaitable[None]]
-    ) -> "_Outbox[_Command]":
-        return _Outbox(queue, write, self._clock, lambda: self._call.termination is not None)
+    async def _carry(self) -> None:
+        async with asyncio.TaskGroup() as self._tasks:
+            self._begin()
+            try:
+                await self._over
+            finally:
+                for child in self._children:
+                    child.cancel()
 
-    async def _carry(self, call: Call) -> None:
-        async with asyncio.TaskGroup() as group:
-            children = (
-                group.create_task(self._read_provider()),
-                group.create_task(self._read_realtime()),
-                group.create_task(self._run_timer()),
-                group.create_task(self._watch_writes()),
-                group.create_task(self._close_sessions()),
-            )
-            for event in self._early:
-                call.provider_received(event, self._clock())
-            await self._settle()
-            await self._over.wait()
-            for child in children:
-                child.cancel()
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        child = self._tasks.create_task(work)
+        self._children.add(child)
+        child.add_done_callback(self._children.discard)
 
+    @_ends_the_call
+    def _begin(self) -> None:
+        for event in self._early:
+            self._call.provider_received(event, self._clock())
+        self._settle()
+        hear = Listener(self._provider_said, self._link_freed, self._provider_left)
+        self._provider_link.listen(hear)
+
+    @_ends_the_call
     def hang_up(self, reason: Reason) -> None:
         """End the call from outside (drain, operator)."""
         self._call.hang_up(reason, self._clock())
-        self._wake.set()
+        self._settle()
 
-    async def _read_provider(self) -> None:
-        async for message in self._messages:
-            now = self._clock()
-            for event in self._provider.receive(message):
-                self._call.provider_received(event, now)
-            await self._settle()
+    def break_off(self, error: Exception) -> None:
+        """End the call because of a bug of ours."""
+        if not self._over.done():
+            self._over.set_exception(error)
+
+    # ------------------------------------------------------------------ what the links say
+
+    @_ends_the_call
+    def _provider_said(self, message: str | bytes) -> None:
+        now = self._clock()
+        for event in self._provider.receive(message):
+            self._call.provider_received(event, now)
+        self._settle()
+
+    @_ends_the_call
+    def _provider_left(self) -> None:
         link = self._provider_link
         self._call.provider_received(LinkClosed(link.close_code, link.close_reason), self._clock())
-        await self._settle()
+        self._settle()
 
-    async def _read_realtime(self) -> None:
-        while True:
-            await self._dial_asked.wait()
-            self._dial_asked.clear()
-            link = await self._open_realtime()
-            if link is not None:
-                await self._read_session(link)
+    @_ends_the_call
+    def _realtime_said(self, link: Link, message: str | bytes) -> None:
+        if self._realtime_link is not link:
+            return  # it is being closed: what it still sends is not wanted
+        now = self._clock()
+        for event in self._realtime.receive(message):
+            self._call.realtime_received(event, now)
+        self._settle()
 
-    async def _open_realtime(self) -> Link | None:
-        dial, self._dial = self._dial, None
-        if dial is None:
-            return None
-        began = self._clock()
-        try:
-            await asyncio.sleep(dial.delay_s)
-            link = await self._outside.dial(
-                timeout_s=dial.timeout_s, with_fresh_token=dial.with_fresh_token
-            )
-        except ConnectError as error:
-            refused = RealtimeRefused(
-                error.result, error.can_retry, error.retry_after_s, error.detail
-            )
-            await self._realtime_happened(refused)
-            return None
-        self._realtime_link = link
-        await self._realtime_happened(RealtimeConnected(self._clock() - began - dial.delay_s))
-        return link
-
-    async def _read_session(self, link: Link) -> None:
-        async for message in link:
-            if self._realtime_link is not link:
-                continue  # it is being closed: what it still sends is not wanted
-            now = self._clock()
-            for event in self._realtime.receive(message):
-                self._call.realtime_received(event, now)
-            await self._settle()
+    @_ends_the_call
+    def _realtime_left(self, link: Link) -> None:
         if self._realtime_link is link:
             self._realtime_link = None
-            await self._realtime_happened(LinkClosed(link.close_code, link.close_reason))
+            self._realtime_happened(LinkClosed(link.close_code, link.close_reason))
 
-    async def _realtime_happened(self, event: RealtimeEvent) -> None:
+    @_ends_the_call
+    def _link_freed(self) -> None:
+        self._settle()
+
+    def _realtime_happened(self, event: RealtimeEvent) -> None:
         self._call.realtime_received(event, self._clock())
-        await self._settle()
+        self._settle()
 
     # ------------------------------------------------------------------ one pass
 
-    async def _settle(self) -> None:
+    def _settle(self) -> None:
         """After every event: send what came out, tell what happened, set the alarm."""
         call = self._call
-        if call.termination is not None:
+        if call.termination is None and (
+            self._to_provider.clogged_at or self._to_realtime.clogged_at
+        ):
+            self._look_at_clogs(self._clock())
+        if call.termination is None:
+            self._to_provider.drain(self._provider_link)
+            self._to_realtime.drain(self._realtime_link)
+            self._arm()
+        if call.facts:
             self._tell()
-            self._over.set()
-            return
-        if call.to_provider:
-            await self._to_provider.drain()
-        if call.to_realtime:
-            await self._to_realtime.drain()
-        self._tell()
-        self._arm()
+        if call.termination is not None and not self._over.done():
+            self._over.set_result(None)
 
     def _tell(self) -> None:
         facts = self._call.facts
         while facts:
             self._outside.observe(facts.pop(0))
 
-    async def _write_to_provider(self, command: ProviderCommand) -> None:
+    def _write_to_provider(self, command: ProviderCommand) -> None:
         for message in self._provider.send(command):
-            await self._provider_link.send(message)
+            self._provider_link.send(message)
         if isinstance(command, ClearAudio) and command.asked_at:
             self._outside.observe(BargedIn(self._clock() - command.asked_at))
         elif isinstance(command, PlayAudio) and command.asked_at:
             self._outside.observe(RelayMeasured("down", self._clock() - command.asked_at))
 
-    async def _write_to_realtime(self, command: RealtimeCommand) -> None:
+    def _write_to_realtime(self, command: RealtimeCommand) -> None:
         if isinstance(command, DialRealtime):
             self._hang_up_realtime()
-            self._dial = command
-            self._dial_asked.set()
+            self._ask_for_line(command)
         elif isinstance(command, CloseRealtime):
             self._hang_up_realtime()
         elif self._realtime_link is not None:
             for message in self._realtime.send(command):
-                await self._realtime_link.send(message)
+                self._realtime_link.send(message)
             if isinstance(command, AppendAudio):
                 self._time_uplink(command)
 
@@ -287,76 +305,98 @@ class Bridge:
         if command.asked_at and self._relayed % RELAY_SAMPLING == 0:
             self._outside.observe(RelayMeasured("up", self._clock() - command.asked_at))
 
+    # ------------------------------------------------------------------ the line to the model
+
+    def _ask_for_line(self, dial: DialRealtime) -> None:
+        self._dial = dial
+        if not self._is_dialling:
+            self._is_dialling = True
+            self._start(self._dial_as_asked())
+
+    async def _dial_as_asked(self) -> None:
+        """One attempt at a time: what is asked for during one is the next."""
+        while (dial := self._dial) is not None:
+            self._dial = None
+            await self._open_realtime(dial)
+        self._is_dialling = False
+
+    async def _open_realtime(self, dial: DialRealtime) -> None:
+        began = self._clock()
+        try:
+            await asyncio.sleep(dial.delay_s)
+            link = await self._outside.dial(
+                timeout_s=dial.timeout_s, with_fresh_token=dial.with_fresh_token
+            )
+        except ConnectError as error:
+            self._realtime_happened(
+                RealtimeRefused(error.result, error.can_retry, error.retry_after_s, error.detail)
+            )
+            return
+        self._realtime_link = link
+        self._realtime_happened(RealtimeConnected(self._clock() - began - dial.delay_s))
+        said = functools.partial(self._realtime_said, link)
+        left = functools.partial(self._realtime_left, link)
+        link.listen(Listener(said, self._link_freed, left))
+
     def _hang_up_realtime(self) -> None:
+        """A far end may be slow to let go: neither audio nor accounts wait for it."""
         link, self._realtime_link = self._realtime_link, None
         if link is not None:
             self._leaving.append(link)
-            self._has_left.set()
+            if not self._over.done():
+                self._start(self._close_session(link))
 
-    async def _close_sessions(self) -> None:
-        """A far end may be slow to let go: neither audio nor accounts wait for it."""
-        while True:
-            await self._has_left.wait()
-            self._has_left.clear()
-            while self._leaving:
-                await _close(self._leaving[0], NORMAL)
-                self._leaving.popleft()
+    async def _close_session(self, link: Link) -> None:
+        await _close(link, NORMAL)
+        self._leaving.remove(link)
 
     # ------------------------------------------------------------------ time
 
-    async def _run_timer(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            self._armed = None
-            now = self._clock()
-            at = self._call.next_timer()
-            if at is not None and at <= now:
-                self._call.timer_fired(now)
-            await self._settle()
-
     def _arm(self) -> None:
         """Keep one alarm, set to the earliest thing waited for."""
-        at = self._call.next_timer()
-        if at is None or (self._armed is not None and self._armed[0] <= at):
+        at = self._next_alarm()
+        if at is None or (self._alarm is not None and self._alarm[0] <= at):
             return
-        if self._armed is not None:
-            self._armed[1].cancel()
+        if self._alarm is not None:
+            self._alarm[1].cancel()
         delay_s = max(0.0, at - self._clock())
-        self._armed = (at, asyncio.get_running_loop().call_later(delay_s, self._wake.set))
+        self._alarm = (at, self._loop.call_later(delay_s, self._alarm_rang))
 
-    async def _watch_writes(self) -> None:
-        """Whoever hangs in a write, be it the timer, cannot notice: this child never writes."""
-        limit_s = self._outside.send_timeout_s
-        while True:
-            now = self._clock()
-            since = [box.since for box in (self._to_provider, self._to_realtime)]
-            due_s = min((at for at in since if at is not None), default=now) + limit_s - now
-            await asyncio.sleep(max(SHORTEST_WATCH_S, due_s))
-            await self._check_outboxes(self._clock())
+    def _next_alarm(self) -> float | None:
+        at = self._call.next_timer()
+        for box in (self._to_provider, self._to_realtime):
+            if box.clogged_at is not None:
+                stuck_at = box.clogged_at + self._outside.send_timeout_s
+                at = stuck_at if at is None else min(at, stuck_at)
+        return at
 
-    async def _check_outboxes(self, now: float) -> None:
-        """A send that hangs is a peer that is gone; a queue that grows, one that cannot follow."""
+    @_ends_the_call
+    def _alarm_rang(self) -> None:
+        self._alarm = None
+        now = self._clock()
+        at = self._call.next_timer()
+        if at is not None and at <= now:
+            self._call.timer_fired(now)
+        self._settle()
+
+    def _look_at_clogs(self, now: float) -> None:
+        """A peer that takes nothing is gone; one whose queue grows cannot follow."""
         limit_s = self._outside.send_timeout_s
         if self._to_provider.overflows():
             self._call.hang_up("overload", now)
-            await self._settle()
         elif self._to_provider.is_stuck(now, limit_s):
             self._call.provider_received(LinkClosed(1006, "send timed out"), now)
-            await self._settle()
         elif self._realtime_link is not None and self._to_realtime.is_stuck(now, limit_s):
-            # Closing it frees whoever writes.
             self._hang_up_realtime()
             self._call.realtime_received(LinkClosed(1006, "send timed out"), now)
-            self._wake.set()
 
     # ------------------------------------------------------------------ the end
 
     async def _finish(self, call: Call) -> None:
         """Tell first, then see the far ends off: a slow peer delays nobody's accounts."""
         self._tell()
-        if self._armed is not None:
-            self._armed[1].cancel()
+        if self._alarm is not None:
+            self._alarm[1].cancel()
         self._hang_up_realtime()
         await asyncio.gather(self._see_off(call), *(_close(link, NORMAL) for link in self._leaving))
         is_misbehaving = call.termination == Termination("protocol_error")
@@ -369,50 +409,50 @@ class Bridge:
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 for message in self._provider.send(HangUp()):
-                    await self._provider_link.send(message)
+                    self._provider_link.send(message)
                 if request is not None:
                     await self._outside.perform(request)
 
 
 class _Outbox(Generic[_Command]):
-    """One ordered queue for one socket: whoever finds it idle drains it, others go on."""
+    """One ordered queue for one socket: what a clogged link has not taken can be taken back."""
 
     def __init__(
         self,
         queue: deque[_Command],
-        write: Callable[[_Command], Awaitable[None]],
+        write: Callable[[_Command], None],
         clock: Callable[[], float],
-        is_over: Callable[[], bool],
     ) -> None:
         self._queue = queue
         self._write = write
         self._clock = clock
-        self._is_over = is_over
-        # When the present write began; None when nobody writes.
-        self.since: float | None = None
+        # Since when the link takes nothing; None while it does.
+        self.clogged_at: float | None = None
 
-    async def drain(self) -> None:
-        """Write until the queue is empty; returns at once when another task is writing."""
-        if self.since is not None:
-            return
-        try:
-            # What a call that is over leaves in its queue is for the end to see to.
-            while self._queue and not self._is_over():
-                self.since = self._clock()
-                # A closed socket is the reader's news; what was meant for it is lost with it.
-                with contextlib.suppress(ConnectionError):
-                    await self._write(self._queue.popleft())
-        finally:
-            self.since = None
+    def drain(self, link: Link | None) -> None:
+        """Write until the queue is empty or the link clogged; what has no link is not held up."""
+        queue = self._queue
+        while queue and (link is None or not link.is_clogged):
+            # A closed socket is its own news; what was meant for it is lost with it.
+            with contextlib.suppress(ConnectionError):
+                self._write(queue.popleft())
+        if link is None or not link.is_clogged:
+            self.clogged_at = None
+        elif self.clogged_at is None:
+            self.clogged_at = self._clock()
 
     def is_stuck(self, now: float, limit_s: float) -> bool:
-        """A write hangs, or more waits than a peer that is alive leaves waiting."""
-        hangs = self.since is not None and now >= self.since + limit_s
+        """Nothing was taken for too long, or more waits than a live peer leaves waiting."""
+        hangs = self.clogged_at is not None and now >= self.clogged_at + limit_s
         return hangs or self.overflows()
 
     def overflows(self) -> bool:
         """More waits than is worth sending."""
         return len(self._queue) > OUTBOX_LIMIT
+
+
+def _nothing() -> None:
+    """Nobody waits to write yet."""
 
 
 async def _close(link: Link, code: int, reason: str = "") -> None:

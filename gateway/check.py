@@ -11,6 +11,7 @@ from gateway.errors import ConnectError
 from gateway.events import ConfigureSession, RealtimeError, SessionUpdated
 from gateway.realtime import Link
 from gateway.realtime.connection import dial, target_from
+from gateway.realtime.inbox import messages
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.settings import Agent, Settings
 from gateway.terminal import Terminal
@@ -106,8 +107,8 @@ async def _configure(settings: Settings, agent: Agent, link: Link, began: float)
     # Who closes at once has said why, and that is still to be read.
     with suppress(ConnectionError):
         for request in protocol.send(ConfigureSession(agent.session_options(settings.dialect))):
-            await link.send(request)
-    async for message in link:
+            link.send(request)
+    async for message in messages(link):
         for event in protocol.receive(message):
             if isinstance(event, SessionUpdated):
                 took_ms = (time.monotonic() - began) * 1000

@@ -24,6 +24,7 @@ from gateway.events import (
 )
 from gateway.realtime import Link
 from gateway.realtime.connection import dial, target_from
+from gateway.realtime.inbox import messages
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.settings import Settings
 from gateway.terminal import Terminal
@@ -73,9 +74,9 @@ async def _converse(terminal: Terminal, settings: Settings, link: Link, text: st
     with suppress(ConnectionError):
         for command in _question(settings, text):
             for request in protocol.send(command):
-                await link.send(request)
+                link.send(request)
     answer = _Answer(terminal, time.monotonic())
-    async for message in link:
+    async for message in messages(link):
         for event in protocol.receive(message):
             if answer.receive(event):
                 return answer.spoken

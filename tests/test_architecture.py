@@ -49,7 +49,7 @@ def _room(may_import: str, must_not_import: frozenset[str] = frozenset()) -> Roo
 
 
 # The line to the model, and both far ends of the simulator, for the commands that use them.
-_MODEL = "realtime realtime.connection realtime.protocol"
+_MODEL = "realtime realtime.connection realtime.inbox realtime.protocol"
 _STAND_INS = "simulator.* simulator.caller simulator.server"
 
 # The module (below `gateway.`) or, with ".*", every module of a package that has no row of its own.
@@ -81,10 +81,11 @@ ROOMS = {
     ),
     "realtime": _room("events errors", _IO - {"asyncio"}),
     "realtime.protocol": _room("events errors realtime", _IO | _CLOCK | _DICE),
+    "realtime.inbox": _room("realtime", _IO - {"asyncio"}),
     "realtime.auth": _room("errors settings realtime"),
     "realtime.connection": _room("errors settings realtime realtime.auth"),
     "bridge": _room("call events errors providers realtime", _IO - {"asyncio"} | _WIRE),
-    "links": _room("", _IO - {"aiohttp", "asyncio"} | _CLOCK | _DICE | _WIRE),
+    "links": _room("errors realtime", _IO - {"aiohttp", "asyncio"} | _CLOCK | _DICE | _WIRE),
     "breaker": _room(
         "errors realtime", (_IO - {"asyncio"}) | _CLOCK | (_DICE - {"random"}) | _WIRE
     ),

@@ -1,26 +1,46 @@
-"""The contract of the line to the speech-to-speech model."""
+"""The contract of a line: how the driver hears a socket and speaks into it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Dialect = Literal["ga", "preview"]
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Whom a link tells, in the pass of the event loop that read it; none of these may raise.
+
+    ``message_came``: the peer sent this; text may come as its UTF-8 bytes. ``link_freed``: the link
+    was clogged and takes messages again. ``link_closed``: the peer is gone, nothing follows;
+    ``Link.close_code`` says why. It may stay untold when we closed the link ourselves.
+    """
+
+    message_came: Callable[[str | bytes], None]
+    link_freed: Callable[[], None]
+    link_closed: Callable[[], None]
+
+
 class Link(Protocol):
-    """An open socket: iterating yields its messages and ends when it is closed."""
+    """An open socket. Messages that come before anybody listens are kept, a bounded number."""
 
     @property
     def close_code(self) -> int:
-        """WebSocket close code once the iteration has ended, 1006 when there was none."""
+        """WebSocket close code once the link is closed, 1006 when there was none."""
 
     @property
     def close_reason(self) -> str:
         """The peer's words about the close, often empty."""
 
-    def __aiter__(self) -> AsyncIterator[str | bytes]: ...
+    @property
+    def is_clogged(self) -> bool:
+        """The peer is slow: what can wait should, until ``link_freed``."""
 
-    async def send(self, message: str | bytes) -> None:
-        """Write one message and wait while the peer is slow.
+    def listen(self, listener: Listener) -> None:
+        """Tell this listener from now on, beginning with what was kept."""
+
+    def send(self, message: str | bytes) -> None:
+        """Write one message; never waits.
 
         Raises:
             ConnectionError: the socket is closed.

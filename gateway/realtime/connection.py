@@ -7,33 +7,36 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from typing import Any, cast
 from urllib.parse import quote, unquote_plus, urlsplit
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
 from websockets.exceptions import (
-    ConnectionClosed,
     InvalidHeaderValue,
     InvalidMessage,
+    InvalidState,
     InvalidStatus,
     WebSocketException,
 )
-from websockets.frames import Close
+from websockets.frames import DATA_OPCODES, Close, Frame
 from websockets.http11 import Response
+from websockets.protocol import Event
 
 from gateway import __version__
 from gateway.errors import ConnectError, SettingsError, TokenError
-from gateway.realtime import Dialect, Link
+from gateway.realtime import Dialect, Link, Listener
 from gateway.realtime.auth import ApiKey, Auth, EntraToken, RefreshResult
 from gateway.settings import Settings
 
 # One delta of a long answer is tens of kB; an append may be 15 MiB, so may what comes back of it.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-# Messages read ahead of the bridge before the socket stops reading.
-MAX_QUEUED_MESSAGES = 16
+# Messages kept while nobody listens, before the socket stops reading.
+MAX_KEPT_MESSAGES = 64
 # What OpenAI's own clients rely on; the service sends no pings itself.
 PING_S = 20.0
 # A close is answered within one round trip, or never.
@@ -263,11 +266,73 @@ class _Connect(connect):
         return exc
 
 
+class _Socket(ClientConnection):
+    """A connection that hands messages over as they are read: no queue, no task between."""
+
+    def __init__(self, protocol: ClientProtocol, **options: Any) -> None:
+        super().__init__(protocol, **options)
+        self._listener: Listener | None = None
+        self._kept: list[bytes] = []
+        self._fragments: list[bytes] = []
+        self._is_gone = False
+        self.is_clogged = False
+
+    def process_event(self, event: Event) -> None:
+        """Take data frames out of websockets' way; the rest is its own."""
+        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+            self._fragments.append(bytes(event.data))
+            if event.fin:
+                self._came(b"".join(self._fragments))
+                self._fragments.clear()
+        else:
+            super().process_event(event)
+
+    def _came(self, message: bytes) -> None:
+        if self._listener is not None:
+            # Text stays bytes: the JSON decoder wants them, and checks the UTF-8 itself.
+            self._listener.message_came(message)
+            return
+        self._kept.append(message)
+        if len(self._kept) >= MAX_KEPT_MESSAGES:
+            self.transport.pause_reading()
+
+    def listen(self, listener: Listener) -> None:
+        """Tell this listener from now on, beginning with what was kept."""
+        self._listener = listener
+        kept, self._kept = self._kept, []
+        for message in kept:
+            listener.message_came(message)
+        if self._is_gone:
+            listener.link_closed()
+        elif len(kept) >= MAX_KEPT_MESSAGES:
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The peer is slow."""
+        super().pause_writing()
+        self.is_clogged = True
+
+    def resume_writing(self) -> None:
+        """The peer has taken what waited."""
+        super().resume_writing()
+        self.is_clogged = False
+        if self._listener is not None:
+            self._listener.link_freed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        super().connection_lost(exc)
+        self._is_gone = True
+        if self._listener is not None:
+            self._listener.link_closed()
+
+
 class _SocketLink:
     """A ``gateway.realtime.Link`` over one open socket."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: _Socket) -> None:
         self._socket = socket
+        self.listen = socket.listen
 
     @property
     def _close(self) -> Close | None:
@@ -283,19 +348,17 @@ class _SocketLink:
     def close_reason(self) -> str:
         return self._close.reason if self._close else ""
 
-    async def __aiter__(self) -> AsyncIterator[str | bytes]:
-        try:
-            while True:
-                # Text stays bytes: the JSON decoder wants them, and checks the UTF-8 itself.
-                yield await self._socket.recv(decode=False)
-        except ConnectionClosed:
-            return
+    @property
+    def is_clogged(self) -> bool:
+        return self._socket.is_clogged
 
-    async def send(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes) -> None:
         try:
-            await self._socket.send(message, text=True)
-        except ConnectionClosed as error:
+            # The connection's own send takes a lock and a coroutine a message.
+            self._socket.protocol.send_text(_encoded(message))
+        except InvalidState as error:
             raise ConnectionResetError(f"the line to the model is closed: {error}") from error
+        self._socket.send_data()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         shortened = reason.encode()[:_CLOSE_REASON_BYTES].decode(errors="ignore")
@@ -305,6 +368,10 @@ class _SocketLink:
         except TimeoutError:
             # Whoever does not answer a close does not get to delay the next session.
             self._socket.transport.abort()
+
+
+def _encoded(message: str | bytes) -> bytes:
+    return message.encode() if isinstance(message, str) else message
 
 
 def _quiet_logger() -> logging.Logger:
@@ -334,7 +401,7 @@ async def _open(target: Target, headers: Mapping[str, str], deadline: float) -> 
             proxy=None,
             open_timeout=None,
             max_size=MAX_MESSAGE_BYTES,
-            max_queue=MAX_QUEUED_MESSAGES,
+            create_connection=_Socket,
             ping_interval=PING_S,
             ping_timeout=PING_S,
             close_timeout=CLOSE_TIMEOUT_S,
@@ -359,7 +426,7 @@ async def dial(target: Target, *, timeout_s: float, with_fresh_token: bool = Fal
     request_id = str(uuid.uuid4())
     headers = {**target.headers, **secret_headers, "x-ms-client-request-id": request_id}
     try:
-        return _SocketLink(await _open(target, headers, deadline))
+        return _SocketLink(cast("_Socket", await _open(target, headers, deadline)))
     except InvalidStatus as error:
         can_refresh = target.auth.can_refresh and not with_fresh_token
         failure = _http_error(error.response, time.time(), can_refresh=can_refresh)

@@ -267,8 +267,10 @@ class Bridge:
         ):
             self._look_at_clogs(self._clock())
         if call.termination is None:
-            self._to_provider.drain(self._provider_link)
-            self._to_realtime.drain(self._realtime_link)
+            if call.to_provider or self._to_provider.clogged_at:
+                self._to_provider.drain(self._provider_link)
+            if call.to_realtime or self._to_realtime.clogged_at:
+                self._to_realtime.drain(self._realtime_link)
             self._arm()
         if call.facts:
             self._tell()
@@ -433,9 +435,10 @@ class _Outbox(Generic[_Command]):
         """Write until the queue is empty or the link clogged; what has no link is not held up."""
         queue = self._queue
         while queue and (link is None or not link.is_clogged):
-            # A closed socket is its own news; what was meant for it is lost with it.
-            with contextlib.suppress(ConnectionError):
+            try:
                 self._write(queue.popleft())
+            except ConnectionError:  # suppress() costs more than a write
+                pass  # A closed socket is its own news; what was meant for it is lost with it.
         if link is None or not link.is_clogged:
             self.clogged_at = None
         elif self.clogged_at is None:

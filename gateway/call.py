@@ -158,10 +158,11 @@ class Call:
         """When ``timer_fired`` wants to be called; None when nothing is waited for."""
         if self.termination is not None:
             return None
-        times = list(self._desk.alarms.values())
-        if (voice_at := self._voice.next_timer()) is not None:
-            times.append(voice_at)
-        return min(times, default=None)
+        alarm_at = min(self._desk.alarms.values(), default=None)
+        voice_at = self._voice.next_timer()
+        if alarm_at is None or (voice_at is not None and voice_at < alarm_at):
+            return voice_at
+        return alarm_at
 
     def timer_fired(self, now: float) -> None:
         """Time has passed: do what is due."""
@@ -330,15 +331,17 @@ class Call:
 
     def _audio_received(self, event: AudioReceived, now: float) -> None:
         self._bad_messages = 0
-        duration_ms = self._uplink.duration_ms(event.payload)
+        uplink = self._uplink
+        duration_ms = uplink.duration_ms(event.payload)
         if self._is_ending:
             self._desk.drop("up", "ended", duration_ms)
             return
-        payload = self._uplink.accept(event.payload)
+        payload = uplink.accept(event.payload)
         if payload:
             self.to_realtime.append(AppendAudio(payload, now))
+        if uplink.has_dropped:
+            self._desk.drop("up", "overflow", uplink.take_dropped_ms())
         self._desk.count("up", duration_ms)
-        self._desk.drop("up", "overflow", self._uplink.take_dropped_ms())
 
     def _audio_lost(self, event: AudioLost, _now: float) -> None:
         self._desk.drop("up", "gap", event.duration_ms)

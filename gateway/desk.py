@@ -77,8 +77,9 @@ class Desk:
 
     def count(self, direction: Direction, duration_ms: float) -> None:
         """Account for audio that was carried."""
-        carried_ms = self._carried_ms.get(direction, 0.0) + duration_ms
-        self._carried_ms[direction] = carried_ms
+        carried_ms = self._carried_ms[direction] = (
+            self._carried_ms.get(direction, 0.0) + duration_ms
+        )
         if carried_ms >= COUNT_EVERY_MS:
             self._tell_count(direction)
 

@@ -2,11 +2,16 @@
 
 Events are past tense, commands imperative. Every number carries its unit in its name. Nothing here
 imports anything of the gateway, so every room can speak these words.
+
+The words of every frame are msgspec structs, which are made in a sixth of the time that a frozen
+dataclass takes (0.07 against 0.47 us); the rest are dataclasses.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct
 
 Encoding = Literal["pcm", "ulaw", "alaw"]
 Direction = Literal["up", "down"]
@@ -118,8 +123,7 @@ class CallStarted:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class AudioReceived:
+class AudioReceived(Struct, frozen=True, gc=False):
     """Caller audio as it came, in the format of ``CallStarted.audio_in``; any length above 0."""
 
     payload: bytes
@@ -132,8 +136,7 @@ class AudioLost:
     duration_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class MarkReached:
+class MarkReached(Struct, frozen=True, gc=False):
     """The phone has played everything that was sent before the mark of this name."""
 
     name: str
@@ -227,8 +230,7 @@ class ResponseStarted:
     response_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class AudioDelta:
+class AudioDelta(Struct, frozen=True, gc=False):
     """Agent audio in the session's output format, faster than real time, any length."""
 
     response_id: str
@@ -246,8 +248,7 @@ class AudioDone:
     content_index: int
 
 
-@dataclass(frozen=True, slots=True)
-class AgentTranscriptDelta:
+class AgentTranscriptDelta(Struct, frozen=True, gc=False):
     """A piece of what the agent says (spoken) or, with ``is_text``, of a text-only answer."""
 
     response_id: str
@@ -354,19 +355,28 @@ class RealtimeError:
 # ------------------------------------------------------------- commands: provider link
 #
 # ``asked_at`` is the moment of the message that caused a command, on the call's clock, so that the
-# driver can measure what the gateway added; 0 = nothing to measure.
+# driver can measure what the gateway added; 0 = nothing to measure. It makes no command another one.
 
 
-@dataclass(frozen=True, slots=True)
-class PlayAudio:
+class _Sound(Struct, frozen=True, gc=False, eq=False):
+    payload: bytes
+    asked_at: float = 0.0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Sound) and (type(other), other.payload) == (
+            type(self),
+            self.payload,
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.payload))
+
+
+class PlayAudio(_Sound, frozen=True, gc=False, eq=False):
     """Queue this payload for playing, in the format of ``CallStarted.audio_out``."""
 
-    payload: bytes
-    asked_at: float = field(default=0.0, compare=False)
 
-
-@dataclass(frozen=True, slots=True)
-class SendMark:
+class SendMark(Struct, frozen=True, gc=False):
     """Tell us when everything sent so far has been played. Names are at most 16 characters."""
 
     name: str
@@ -465,12 +475,8 @@ class ConfigureSession:
     options: SessionOptions
 
 
-@dataclass(frozen=True, slots=True)
-class AppendAudio:
+class AppendAudio(_Sound, frozen=True, gc=False, eq=False):
     """Caller audio in the session's input format."""
-
-    payload: bytes
-    asked_at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

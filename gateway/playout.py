@@ -11,7 +11,7 @@ Only where marks do not come back at all does the clock alone have to do; that i
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gateway.events import AudioFormat, PlayAudio, ProviderCommand, SendMark
@@ -88,6 +88,9 @@ class Playout:
         self._frame = options.frame_ms * self._rate
         most = min(options.mark_interval_ms * self._rate, options.max_message_bytes)
         self._piece = max(self._frame, _whole(most, self._frame))
+        self._lead = options.lead_ms * self._rate
+        # Half of the lead is refilled at a time: a release is a timer and a write.
+        self._refill_at = self._lead - options.lead_ms // 2 * self._rate
         self._silence = _SILENCE[options.audio.encoding]
         self._items: deque[Item] = deque()
         self._queued = 0
@@ -151,26 +154,24 @@ class Playout:
     def release(self, now: float, asked_at: float = 0.0) -> list[ProviderCommand]:
         """What shall be sent now: pieces up to the lead, each followed by its mark."""
         commands: list[ProviderCommand] = []
-        refill = self._options.lead_ms // 2 * self._rate
-        if not self._is_paused and self._ahead(now) <= self._options.lead_ms * self._rate - refill:
-            while self._ahead(now) < self._options.lead_ms * self._rate:
-                piece = self._take()
-                if not piece:
-                    break
-                commands += self._hand_over(piece, now, 0.0 if commands else asked_at)
+        ahead = self._ahead(now)
+        if self._queued and not self._is_paused and ahead <= self._refill_at:
+            if self._is_silent(now):
+                self._anchor = (self._sent, now)
+            while ahead < self._lead and (piece := self._take()):
+                commands.append(PlayAudio(piece, 0.0 if commands else asked_at))
+                ahead += len(piece)
+                self._sent += len(piece)
+                if self._options.has_marks:
+                    commands.append(self._mark())
         self._plan(now)
         return commands
 
-    def _hand_over(self, piece: bytes, now: float, asked_at: float) -> Iterator[ProviderCommand]:
-        if self._is_silent(now):
-            self._anchor = (self._sent, now)
-        self._sent += len(piece)
-        yield PlayAudio(piece, asked_at)
-        if self._options.has_marks:
-            self._mark_count += 1
-            name = f"m{self._mark_count}"
-            self._marks.append((name, self._sent))
-            yield SendMark(name)
+    def _mark(self) -> SendMark:
+        self._mark_count += 1
+        name = f"m{self._mark_count}"
+        self._marks.append((name, self._sent))
+        return SendMark(name)
 
     def _take(self) -> bytes:
         """The next piece of one item; b"" while its next frame is incomplete.
@@ -219,7 +220,9 @@ class Playout:
         """The best estimate of how far the phone has played."""
         start, at = self._anchor
         limit = self._marks[0][1] if self._marks and not self.marks_are_lost else self._sent
-        return min(limit, start + max(0, int((now - at) * 1000 * self._rate)))
+        if now <= at:
+            return min(limit, start)
+        return min(limit, start + int((now - at) * 1000 * self._rate))
 
     def _ahead(self, now: float) -> int:
         return self._sent - self._position(now)

@@ -24,6 +24,7 @@ class Uplink:
 
     def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
         self._source = source
+        self._source_bytes_per_ms = source.bytes_per_ms
         self._target = target
         self._converter = Converter(
             source.encoding, source.rate_hz, target.encoding, target.rate_hz
@@ -39,9 +40,9 @@ class Uplink:
         """Convert; returns what can be sent now, b"" while audio is being kept."""
         converted = self._converter.convert(payload)
         if self._is_open:
-            self._remember([converted])
+            (self._words if self._caller_speaks else self._recent).add(converted)
             return converted
-        self._dropped_bytes += self._held.extend([converted])
+        self._dropped_bytes += self._held.add(converted)
         return b""
 
     def lose(self, duration_ms: int) -> bytes:
@@ -50,7 +51,7 @@ class Uplink:
 
     def duration_ms(self, payload: bytes) -> float:
         """How long a payload of the caller is."""
-        return len(payload) / self._source.bytes_per_ms
+        return len(payload) / self._source_bytes_per_ms
 
     def open(self) -> list[bytes]:
         """The model listens: everything that was kept, oldest first, in handy pieces."""
@@ -103,6 +104,11 @@ class Uplink:
         self._is_open = False
         return (_size(self._held.take()) + _size(unsent)) / self._target.bytes_per_ms
 
+    @property
+    def has_dropped(self) -> bool:
+        """Audio was kept too long."""
+        return self._dropped_bytes > 0
+
     def take_dropped_ms(self) -> float:
         """Audio that was kept too long and dropped since the last call of this."""
         dropped, self._dropped_bytes = self._dropped_bytes, 0
@@ -119,15 +125,15 @@ class _Tail:
 
     def extend(self, pieces: Iterable[bytes]) -> int:
         """Add at the end; returns how many bytes were dropped at the beginning."""
-        dropped_bytes = 0
-        for piece in pieces:
-            self._pieces.append(piece)
-            self._kept_bytes += len(piece)
-            while self._kept_bytes > self._limit_bytes:
-                oldest = self._pieces.popleft()
-                self._kept_bytes -= len(oldest)
-                dropped_bytes += len(oldest)
-        return dropped_bytes
+        return sum(map(self.add, pieces))
+
+    def add(self, piece: bytes) -> int:
+        """Add one; returns how many bytes were dropped at the beginning."""
+        self._pieces.append(piece)
+        before = self._kept_bytes = self._kept_bytes + len(piece)
+        while self._kept_bytes > self._limit_bytes:
+            self._kept_bytes -= len(self._pieces.popleft())
+        return before - self._kept_bytes
 
     def take(self) -> list[bytes]:
         """Everything, oldest first; nothing is kept afterwards."""

@@ -59,7 +59,7 @@ ROOMS = {
     "": _room("", _PURE),
     "__main__": _room("cli"),
     "errors": _room("", _PURE),
-    "events": _room("", _PURE),
+    "events": _room("", _PURE - {"msgspec"}),  # structs, no wire
     "states": _room("errors events", _PURE),
     "audio": _room("", _PURE - {"os"}),  # tells numpy's BLAS to keep to one thread
     "audio.*": _room("errors audio audio.*", _PURE),

@@ -1,10 +1,10 @@
 """The vocabulary keeps its promises."""
 
-import dataclasses
 import inspect
 from typing import get_args
 
 import pytest
+from msgspec import Struct
 
 from gateway import events
 from gateway.events import (
@@ -30,7 +30,7 @@ from gateway.events import (
 WORDS = [
     kind
     for _, kind in inspect.getmembers(events, inspect.isclass)
-    if dataclasses.is_dataclass(kind) and kind.__module__ == events.__name__
+    if kind.__module__ == events.__name__ and not kind.__name__.startswith("_")
 ]
 UNIONS = (ProviderEvent, RealtimeEvent, ProviderCommand, RealtimeCommand, Fact)
 VALUES = {"Termination", "AudioFormat", "Usage", "Tool", "TurnDetection", "SessionOptions"}
@@ -39,9 +39,20 @@ VALUES = {"Termination", "AudioFormat", "Usage", "Tool", "TurnDetection", "Sessi
 @pytest.mark.parametrize("kind", WORDS, ids=lambda kind: kind.__name__)
 def test_words_are_values(kind: type) -> None:
     """No word can be changed once it was said, nor carry more than it says."""
-    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]  # every dataclass has it
-    assert "__slots__" in vars(kind)
+    if issubclass(kind, Struct):
+        assert kind.__struct_config__.frozen
+    else:
+        assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]  # as all others are
+        assert "__slots__" in vars(kind)
     assert kind.__doc__
+
+
+def test_when_sound_was_asked_for_makes_it_no_other_sound() -> None:
+    """Two commands with the same payload are the same command, of one kind."""
+    assert AppendAudio(b"a", 1.0) == AppendAudio(b"a", 2.0)
+    assert hash(AppendAudio(b"a", 1.0)) == hash(AppendAudio(b"a"))
+    assert AppendAudio(b"a") != AppendAudio(b"b")
+    assert AppendAudio(b"a") != PlayAudio(b"a")
 
 
 def test_every_word_belongs_somewhere() -> None:

@@ -5,7 +5,6 @@ voice/twiml/stream, voice/media-streams/websocket-messages, voice/api/call-resou
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -275,7 +274,8 @@ class _Connected(_Wire, tag="connected"):
 
 
 class _MediaBody(msgspec.Struct):
-    payload: str
+    # Decoded with the JSON in one pass: as strict as binascii and more than twice as fast.
+    payload: bytes
     chunk: int | None = None
     track: str = "inbound"
 
@@ -343,9 +343,10 @@ class _Counter:
 
     def step(self, number: int | None) -> int | None:
         """How far ``number`` is ahead: 1 is the next, below 1 was seen, None tells nothing."""
+        last = self.last
         if number is None:
             return None
-        step = 1 if self.last is None else number - self.last
+        step = 1 if last is None else number - last
         if step < -_MAX_STEP:
             step = 1
         if step > 0:
@@ -376,6 +377,7 @@ class TwilioStream:
         self._auth_token = auth_token
         self._api_url = api_url
         self._stream_id = ""
+        self._media_head = self._mark_head = ""
         self._call_id = ""
         self._account_id = ""
         self._is_stopped = False
@@ -384,10 +386,10 @@ class TwilioStream:
 
     def receive(self, message: str | bytes) -> list[ProviderEvent]:
         """Turn one message into events; audio is 8 kHz mu-law, 20 ms a message as a rule."""
-        if isinstance(message, bytes):
+        if type(message) is bytes:
             return [rejected("bad_message", "binary message")]
         wire = _READER.read(message)
-        if isinstance(wire, _Media):
+        if type(wire) is _Media:
             return self._receive_media(wire)
         if isinstance(wire, MessageRejected):
             return [wire]
@@ -404,20 +406,22 @@ class TwilioStream:
     def _receive_media(self, wire: _Media) -> list[ProviderEvent]:
         if not self._is_open(wire.stream_sid):
             return [rejected("out_of_state", "media")]
-        if wire.media.track != "inbound":
+        body = wire.media
+        if body.track != "inbound":
             return []
-        try:
-            payload = binascii.a2b_base64(wire.media.payload, strict_mode=True)
-        except ValueError as error:
-            return [rejected("bad_base64", str(error))]
-        if not payload:
+        if not body.payload:
             return [rejected("empty", "media")]
-        return self._in_order(wire, payload)
-
-    def _in_order(self, wire: _Media, payload: bytes) -> list[ProviderEvent]:
-        """Hold a frame against both counters: one alone must neither mute nor stretch a call."""
-        chunk_step = self._chunk.step(wire.media.chunk)
+        chunk_step = self._chunk.step(body.chunk)
         sequence_step = self._sequence.step(wire.sequence_number)
+        if chunk_step == sequence_step == 1:
+            return [AudioReceived(body.payload)]
+        return self._out_of_order(wire, chunk_step, sequence_step)
+
+    def _out_of_order(
+        self, wire: _Media, chunk_step: int | None, sequence_step: int | None
+    ) -> list[ProviderEvent]:
+        """Hold a frame against both counters: one alone must neither mute nor stretch a call."""
+        payload = wire.media.payload
         steps = [step for step in (chunk_step, sequence_step) if step is not None]
         if max(steps, default=1) < 1:
             return [rejected("duplicate", f"chunk {wire.media.chunk}")]
@@ -439,6 +443,9 @@ class TwilioStream:
         if body.media_format != _SUPPORTED_FORMAT:
             return rejected("media_format", body.media_format.describe())
         self._stream_id = stream_id
+        # Spliced, not serialised: the stream id is checked, base64 and mark names need no escapes.
+        self._media_head = f'{{"event":"media","streamSid":"{stream_id}","media":{{"payload":"'
+        self._mark_head = f'{{"event":"mark","streamSid":"{stream_id}","mark":{{"name":"'
         self._call_id = body.call_sid
         self._account_id = body.account_sid if _ID.fullmatch(body.account_sid) else ""
         return self._call_started(body.custom_parameters or {})
@@ -472,23 +479,22 @@ class TwilioStream:
 
     def send(self, command: ProviderCommand) -> list[str | bytes]:
         """Turn one command into messages; nothing before the start or after the stop."""
-        if not self._is_open(""):
+        if not self._stream_id or self._is_stopped:
             return []
-        if isinstance(command, PlayAudio):
+        if type(command) is PlayAudio:
             return self._media_messages(command.payload)
-        if isinstance(command, SendMark) and _MARK_NAME.fullmatch(command.name):
-            mark = f'"mark":{{"name":"{command.name}"}}'
-            return [f'{{"event":"mark","streamSid":"{self._stream_id}",{mark}}}']
+        if type(command) is SendMark and _MARK_NAME.fullmatch(command.name):
+            return [f'{self._mark_head}{command.name}"}}}}']
         if isinstance(command, ClearAudio):
             return [f'{{"event":"clear","streamSid":"{self._stream_id}"}}']
         return []
 
     def _media_messages(self, payload: bytes) -> list[str | bytes]:
-        # Spliced, not serialised: the stream id is checked, base64 needs no escapes.
-        head = f'{{"event":"media","streamSid":"{self._stream_id}","media":{{"payload":"'
         step = self.caps.max_message_bytes
         return [
-            head + base64.b64encode(payload[start : start + step]).decode("ascii") + '"}}'
+            self._media_head
+            + base64.b64encode(payload[start : start + step]).decode("ascii")
+            + '"}}'
             for start in range(0, len(payload), step)
         ]
 

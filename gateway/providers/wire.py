@@ -36,7 +36,7 @@ class Reader(Generic[_Message]):
         self._known_events = known_events
 
     def read(self, text: str) -> _Message | MessageRejected:
-        """The message, or bad_json, bad_message (known, but not of that form), unknown_event."""
+        """The message, or bad_json, bad_message or bad_base64 (known, not of that form), unknown_event."""
         try:
             return self._decoder.decode(text)
         except msgspec.ValidationError as error:
@@ -54,7 +54,10 @@ class Reader(Generic[_Message]):
             return rejected("bad_message", problem)
         except (msgspec.DecodeError, RecursionError) as error:
             return rejected("bad_json", str(error))
-        return rejected("bad_message" if event in self._known_events else "unknown_event", problem)
+        if event not in self._known_events:
+            return rejected("unknown_event", problem)
+        # Payloads are the only members that have to be base64.
+        return rejected("bad_base64" if "base64" in problem else "bad_message", problem)
 
 
 def rejected(kind: str, detail: str = "") -> MessageRejected:

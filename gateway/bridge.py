@@ -13,7 +13,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from math import inf
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
 
 from gateway.call import Call
 from gateway.errors import CallRejected, ConnectError
@@ -55,7 +56,7 @@ CLOSE_TIMEOUT_S = 2.5
 NORMAL, POLICY = 1000, 1008
 
 _Command = TypeVar("_Command")
-_P = ParamSpec("_P")
+_Args = TypeVarTuple("_Args")
 
 
 class RealtimeTranslator(Protocol):
@@ -81,14 +82,14 @@ class Outside:
 
 
 def _ends_the_call(
-    step: Callable[Concatenate["Bridge", _P], None],
-) -> Callable[Concatenate["Bridge", _P], None]:
+    step: Callable[["Bridge", *_Args], None],
+) -> Callable[["Bridge", *_Args], None]:
     """A bug of ours in this step ends this call, and is raised where the call is run."""
 
     @functools.wraps(step)
-    def guarded(bridge: "Bridge", /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+    def guarded(bridge: "Bridge", *args: *_Args) -> None:
         try:
-            step(bridge, *args, **kwargs)
+            step(bridge, *args)
         except Exception as error:  # noqa: BLE001  # handed on
             bridge.break_off(error)
 
@@ -119,7 +120,8 @@ class Bridge:
         self._is_dialling = False
         self._children: set[asyncio.Task[None]] = set()
         self._leaving: list[Link] = []
-        self._alarm: tuple[float, asyncio.TimerHandle] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = inf
         self._relayed = 0
 
     # ------------------------------------------------------------------ before the call
@@ -262,15 +264,14 @@ class Bridge:
     def _settle(self) -> None:
         """After every event: send what came out, tell what happened, set the alarm."""
         call = self._call
-        if call.termination is None and (
-            self._to_provider.clogged_at or self._to_realtime.clogged_at
-        ):
+        to_provider, to_realtime = self._to_provider, self._to_realtime
+        if to_provider.is_clogged or to_realtime.is_clogged:
             self._look_at_clogs(self._clock())
         if call.termination is None:
-            if call.to_provider or self._to_provider.clogged_at:
-                self._to_provider.drain(self._provider_link)
-            if call.to_realtime or self._to_realtime.clogged_at:
-                self._to_realtime.drain(self._realtime_link)
+            if call.to_provider or to_provider.is_clogged:
+                to_provider.drain(self._provider_link)
+            if call.to_realtime or to_realtime.is_clogged:
+                to_realtime.drain(self._realtime_link)
             self._arm()
         if call.facts:
             self._tell()
@@ -299,12 +300,12 @@ class Bridge:
         elif self._realtime_link is not None:
             for message in self._realtime.send(command):
                 self._realtime_link.send(message)
-            if isinstance(command, AppendAudio):
+            self._relayed += 1
+            if self._relayed % RELAY_SAMPLING == 0 and isinstance(command, AppendAudio):
                 self._time_uplink(command)
 
     def _time_uplink(self, command: AppendAudio) -> None:
-        self._relayed += 1
-        if command.asked_at and self._relayed % RELAY_SAMPLING == 0:
+        if command.asked_at:
             self._outside.observe(RelayMeasured("up", self._clock() - command.asked_at))
 
     # ------------------------------------------------------------------ the line to the model
@@ -356,25 +357,24 @@ class Bridge:
 
     def _arm(self) -> None:
         """Keep one alarm, set to the earliest thing waited for."""
-        at = self._next_alarm()
-        if at is None or (self._alarm is not None and self._alarm[0] <= at):
+        at = self._call.next_timer()
+        if self._to_provider.is_clogged or self._to_realtime.is_clogged:
+            at = self._first_limit(at)
+        if at is None or at >= self._alarm_at:
             return
         if self._alarm is not None:
-            self._alarm[1].cancel()
-        delay_s = max(0.0, at - self._clock())
-        self._alarm = (at, self._loop.call_later(delay_s, self._alarm_rang))
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = self._loop.call_later(max(0.0, at - self._clock()), self._alarm_rang)
 
-    def _next_alarm(self) -> float | None:
-        at = self._call.next_timer()
-        for box in (self._to_provider, self._to_realtime):
-            if box.clogged_at is not None:
-                stuck_at = box.clogged_at + self._outside.send_timeout_s
-                at = stuck_at if at is None else min(at, stuck_at)
-        return at
+    def _first_limit(self, at: float | None) -> float:
+        """The timer, or when the patience with a clogged link ends."""
+        since = min(self._to_provider.clogged_at, self._to_realtime.clogged_at)
+        return min(inf if at is None else at, since + self._outside.send_timeout_s)
 
     @_ends_the_call
     def _alarm_rang(self) -> None:
-        self._alarm = None
+        self._alarm, self._alarm_at = None, inf
         now = self._clock()
         at = self._call.next_timer()
         if at is not None and at <= now:
@@ -398,7 +398,7 @@ class Bridge:
         """Tell first, then see the far ends off: a slow peer delays nobody's accounts."""
         self._tell()
         if self._alarm is not None:
-            self._alarm[1].cancel()
+            self._alarm.cancel()
         self._hang_up_realtime()
         await asyncio.gather(self._see_off(call), *(_close(link, NORMAL) for link in self._leaving))
         is_misbehaving = call.termination == Termination("protocol_error")
@@ -428,8 +428,9 @@ class _Outbox(Generic[_Command]):
         self._queue = queue
         self._write = write
         self._clock = clock
-        # Since when the link takes nothing; None while it does.
-        self.clogged_at: float | None = None
+        # Whether the link took everything so far; since when it does not.
+        self.is_clogged = False
+        self.clogged_at = inf
 
     def drain(self, link: Link | None) -> None:
         """Write until the queue is empty or the link clogged; what has no link is not held up."""
@@ -437,17 +438,17 @@ class _Outbox(Generic[_Command]):
         while queue and (link is None or not link.is_clogged):
             try:
                 self._write(queue.popleft())
-            except ConnectionError:  # suppress() costs more than a write
-                pass  # A closed socket is its own news; what was meant for it is lost with it.
-        if link is None or not link.is_clogged:
-            self.clogged_at = None
-        elif self.clogged_at is None:
+            except ConnectionError:
+                continue  # A closed socket is its own news; what was meant for it is lost with it.
+        was_clogged, self.is_clogged = self.is_clogged, link is not None and link.is_clogged
+        if not self.is_clogged:
+            self.clogged_at = inf
+        elif not was_clogged:
             self.clogged_at = self._clock()
 
     def is_stuck(self, now: float, limit_s: float) -> bool:
         """Nothing was taken for too long, or more waits than a live peer leaves waiting."""
-        hangs = self.clogged_at is not None and now >= self.clogged_at + limit_s
-        return hangs or self.overflows()
+        return now >= self.clogged_at + limit_s or self.overflows()
 
     def overflows(self) -> bool:
         """More waits than is worth sending."""

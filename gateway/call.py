@@ -118,6 +118,7 @@ class Call:
         self._options = options
         self._began = now
         self._life = Machine(LIFECYCLE, Lifecycle.STARTING)
+        self._is_active = self._is_ending = False
         self._uplink = Uplink(started.audio_in, options.session.audio)
         self._voice = Voice(self._desk, options, started)
         self._turns = Turns(self._desk, options, self._voice, now)
@@ -158,8 +159,7 @@ class Call:
         """When ``timer_fired`` wants to be called; None when nothing is waited for."""
         if self.termination is not None:
             return None
-        alarm_at = min(self._desk.alarms.values(), default=None)
-        voice_at = self._voice.next_timer()
+        alarm_at, voice_at = self._desk.alarms.earliest(), self._voice.next_timer()
         if alarm_at is None or (voice_at is not None and voice_at < alarm_at):
             return voice_at
         return alarm_at
@@ -182,16 +182,10 @@ class Call:
         elif self._life.can("last words"):
             self._say_last_words(reason, now)
 
-    @property
-    def _is_active(self) -> bool:
-        return self._life.state is Lifecycle.ACTIVE
-
-    @property
-    def _is_ending(self) -> bool:
-        return self._life.state is Lifecycle.ENDING
-
     def _step(self, step: str) -> None:
         if self._life.step(step):
+            self._is_active = self._life.state is Lifecycle.ACTIVE
+            self._is_ending = self._life.state is Lifecycle.ENDING
             self._desk.tell(StateChanged("lifecycle", self._life.state))
 
     # ------------------------------------------------------------------ the line to the model

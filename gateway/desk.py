@@ -43,6 +43,34 @@ class CallOptions:
     prompts: Mapping[str, bytes] = field(default_factory=dict)
 
 
+class Alarms(dict[str, float]):
+    """Named times. Which is the first is asked after every frame, and changes now and then."""
+
+    _earliest: float | None = None
+    _is_known = True
+
+    def earliest(self) -> float | None:
+        """The first of them, None when there is none."""
+        if not self._is_known:
+            self._earliest = min(self.values(), default=None)
+            self._is_known = True
+        return self._earliest
+
+    def __setitem__(self, name: str, at: float) -> None:
+        self._is_known = False
+        super().__setitem__(name, at)
+
+    def take(self, name: str) -> bool:
+        """Take one back; false when it was not set."""
+        self._is_known = False
+        return self.pop(name, None) is not None
+
+    def clear(self) -> None:
+        """Take all back."""
+        self._is_known = False
+        super().clear()
+
+
 @dataclass(slots=True)
 class Desk:
     """Two outgoing queues, the facts, and named alarms (name -> when)."""
@@ -50,7 +78,7 @@ class Desk:
     to_provider: deque[ProviderCommand] = field(default_factory=deque)
     to_realtime: deque[RealtimeCommand] = field(default_factory=deque)
     facts: list[Fact] = field(default_factory=list)
-    alarms: dict[str, float] = field(default_factory=dict)
+    alarms: Alarms = field(default_factory=Alarms)
     _carried_ms: dict[Direction, float] = field(default_factory=dict)
 
     def tell(self, fact: Fact) -> None:
@@ -60,7 +88,8 @@ class Desk:
     def silence(self, *names: str) -> None:
         """Take alarms back; harmless when they were not set."""
         for name in names:
-            self.alarms.pop(name, None)
+            if name in self.alarms:
+                self.alarms.take(name)
 
     def take_due(self, now: float) -> str | None:
         """The earliest alarm whose time has come; it is set no more."""
@@ -77,9 +106,8 @@ class Desk:
 
     def count(self, direction: Direction, duration_ms: float) -> None:
         """Account for audio that was carried."""
-        carried_ms = self._carried_ms[direction] = (
-            self._carried_ms.get(direction, 0.0) + duration_ms
-        )
+        carried_ms = self._carried_ms.get(direction, 0.0) + duration_ms
+        self._carried_ms[direction] = carried_ms
         if carried_ms >= COUNT_EVERY_MS:
             self._tell_count(direction)
 

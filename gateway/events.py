@@ -355,7 +355,7 @@ class RealtimeError:
 # ------------------------------------------------------------- commands: provider link
 #
 # ``asked_at`` is the moment of the message that caused a command, on the call's clock, so that the
-# driver can measure what the gateway added; 0 = nothing to measure. It makes no command another one.
+# driver can measure what the gateway added; 0 = nothing to measure. Equality does not look at it.
 
 
 class _Sound(Struct, frozen=True, gc=False, eq=False):

@@ -91,7 +91,7 @@ class Session:
 
     def updated(self) -> bool:
         """Our options are in force; false when that was known."""
-        return self._desk.alarms.pop("connect", None) is not None
+        return self._desk.alarms.take("connect")
 
     def resumed(self, now: float) -> float:
         """The new session is ready; returns for how long there was none."""

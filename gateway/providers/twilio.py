@@ -380,16 +380,17 @@ class TwilioStream:
         self._media_head = self._mark_head = ""
         self._call_id = ""
         self._account_id = ""
-        self._is_stopped = False
+        # The stream's id, from its start to its stop.
+        self._open_stream = ""
         self._chunk = _Counter()
         self._sequence = _Counter()
 
     def receive(self, message: str | bytes) -> list[ProviderEvent]:
         """Turn one message into events; audio is 8 kHz mu-law, 20 ms a message as a rule."""
-        if type(message) is bytes:
+        if isinstance(message, bytes):
             return [rejected("bad_message", "binary message")]
         wire = _READER.read(message)
-        if type(wire) is _Media:
+        if isinstance(wire, _Media):
             return self._receive_media(wire)
         if isinstance(wire, MessageRejected):
             return [wire]
@@ -401,10 +402,10 @@ class TwilioStream:
 
     def _is_open(self, stream_id: str) -> bool:
         """Whether a message of this stream has its place now."""
-        return bool(self._stream_id) and not self._is_stopped and stream_id in {"", self._stream_id}
+        return bool(self._open_stream) and stream_id in {"", self._open_stream}
 
     def _receive_media(self, wire: _Media) -> list[ProviderEvent]:
-        if not self._is_open(wire.stream_sid):
+        if not wire.stream_sid == self._open_stream != "" and not self._is_open(wire.stream_sid):
             return [rejected("out_of_state", "media")]
         body = wire.media
         if body.track != "inbound":
@@ -442,7 +443,7 @@ class TwilioStream:
             return rejected("bad_message", "start: two streamSids")
         if body.media_format != _SUPPORTED_FORMAT:
             return rejected("media_format", body.media_format.describe())
-        self._stream_id = stream_id
+        self._stream_id = self._open_stream = stream_id
         # Spliced, not serialised: the stream id is checked, base64 and mark names need no escapes.
         self._media_head = f'{{"event":"media","streamSid":"{stream_id}","media":{{"payload":"'
         self._mark_head = f'{{"event":"mark","streamSid":"{stream_id}","mark":{{"name":"'
@@ -474,12 +475,12 @@ class TwilioStream:
             return _mark(wire.mark.name)
         if isinstance(wire, _Dtmf):
             return _dtmf(wire.dtmf.digit)
-        self._is_stopped = True
+        self._open_stream = ""
         return CallStopped()
 
     def send(self, command: ProviderCommand) -> list[str | bytes]:
         """Turn one command into messages; nothing before the start or after the stop."""
-        if not self._stream_id or self._is_stopped:
+        if not self._open_stream:
             return []
         if type(command) is PlayAudio:
             return self._media_messages(command.payload)

@@ -36,7 +36,7 @@ class Reader(Generic[_Message]):
         self._known_events = known_events
 
     def read(self, text: str) -> _Message | MessageRejected:
-        """The message, or bad_json, bad_message or bad_base64 (known, not of that form), unknown_event."""
+        """The message, or bad_json, unknown_event; bad_message or bad_base64 when misformed."""
         try:
             return self._decoder.decode(text)
         except msgspec.ValidationError as error:

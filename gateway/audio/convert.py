@@ -31,8 +31,10 @@ class Converter:
                 raise ValueError(f"no audio of {encoding!r} at {rate_hz} Hz")
         self._is_same = (source_encoding, source_hz) == (target_encoding, target_hz)
         self._decode = _step(DECODE, source_encoding)
-        self._encode = _step(ENCODE, target_encoding)
-        self._rate = _SameRate() if source_hz == target_hz else Resampler(source_hz, target_hz)
+        encode = _step(ENCODE, target_encoding)
+        self._rate = (
+            _SameRate(encode) if source_hz == target_hz else Resampler(source_hz, target_hz, encode)
+        )
 
     @property
     def delay_ms(self) -> float:
@@ -43,11 +45,11 @@ class Converter:
         """What can be told so far; a part of a sample waits for the next payload."""
         if self._is_same:
             return payload
-        return self._encode(self._rate.resample(self._decode(payload)))
+        return self._rate.resample(self._decode(payload))
 
     def flush(self) -> bytes:
         """The sound still inside; afterwards the stream is as new."""
-        return self._encode(self._rate.flush())
+        return self._rate.flush()
 
     def reset(self) -> None:
         """Forget everything heard so far."""
@@ -59,16 +61,17 @@ class _SameRate:
 
     delay_ms = 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, encode: Callable[[bytes], bytes]) -> None:
+        self._encode = encode
         self._kept = b""
 
     def resample(self, pcm: bytes) -> bytes:
         if not self._kept and not len(pcm) % 2:
-            return pcm
+            return self._encode(pcm)
         sound = self._kept + pcm
         whole_bytes = len(sound) - len(sound) % 2
         self._kept = sound[whole_bytes:]
-        return sound[:whole_bytes]
+        return self._encode(sound[:whole_bytes])
 
     def flush(self) -> bytes:
         self.reset()

@@ -3,7 +3,7 @@
 import hashlib
 from fractions import Fraction
 from itertools import pairwise, permutations
-from math import gcd
+from math import floor, gcd
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def plainly_resampled(source_hz: int, target_hz: int, pcm: bytes) -> bytes:
             for index, sample in enumerate(samples)
             if 0 <= newest - up * index < len(taps)
         )
-        out.append(min(max(round(level), -32768), 32767))
+        out.append(min(max(floor(level + Fraction(1, 2)), -32768), 32767))
     return np.array(out, "<i2").tobytes()
 
 

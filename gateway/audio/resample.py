@@ -166,6 +166,7 @@ class Resampler:
     Both rates are of ``RATES_HZ``; ``ValueError`` says so otherwise. Input of any length is taken,
     even half a sample; less than one group is held back, so a 20 ms frame gives 20 ms at once.
     Output beyond full scale saturates, then ``encode`` (of ``g711``) says what becomes of a sample.
+    ``kept`` is the input that later output depends on: all that it remembers.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class Resampler:
                 raise ValueError(f"{rate_hz} Hz is none of {RATES_HZ}")
         self._bank = _bank(source_hz, target_hz)
         self._table = _table(encode)
-        self._kept = bytes(self._bank.history_bytes)
+        self.kept = bytes(self._bank.history_bytes)
 
     @property
     def delay_ms(self) -> float:
@@ -194,7 +195,7 @@ class Resampler:
     def flush(self) -> bytes:
         """The sound still inside the filter; afterwards the stream is as new."""
         bank = self._bank
-        self._kept = self._kept[: len(self._kept) // _SAMPLE_BYTES * _SAMPLE_BYTES]
+        self.kept = self.kept[: len(self.kept) // _SAMPLE_BYTES * _SAMPLE_BYTES]
         # One sample short of a group more: enough to complete a group that has begun, if one has.
         tail = self.resample(bytes((bank.delay_groups + 1) * bank.group_bytes - _SAMPLE_BYTES))
         self.reset()
@@ -202,13 +203,13 @@ class Resampler:
 
     def reset(self) -> None:
         """Forget everything heard so far."""
-        self._kept = bytes(self._bank.history_bytes)
+        self.kept = bytes(self._bank.history_bytes)
 
     def _resample_piece(self, pcm: bytes) -> bytes:
         bank = self._bank
-        sound = self._kept + pcm
+        sound = self.kept + pcm
         groups = (len(sound) - bank.history_bytes) // bank.group_bytes
-        self._kept = sound[groups * bank.group_bytes :]
+        self.kept = sound[groups * bank.group_bytes :]
         encoded = _product(bank, sound, -(-groups // bank.row_groups), self._table)
         return encoded[: groups * bank.group_out * self._table.itemsize]
 

@@ -1,12 +1,17 @@
 """The converter: every pair of formats, untouched where they are equal, whole samples only."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, product
-from typing import get_args
+from math import gcd
+from typing import cast, get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.audio import resample
 from gateway.audio.convert import Converter, Encoding, silence
 from gateway.audio.g711 import decode_alaw, decode_ulaw, encode_alaw, encode_ulaw
 from gateway.audio.resample import RATES_HZ, Resampler
@@ -14,6 +19,160 @@ from tests.audio.figures import tone
 
 FORMATS = list(product(get_args(Encoding), RATES_HZ))
 VOICE = tone(440, 8000, 1)
+DECODE: dict[str, Callable[[bytes], bytes]] = {
+    "pcm": bytes,
+    "ulaw": decode_ulaw,
+    "alaw": decode_alaw,
+}
+ENCODE: dict[str, Callable[[bytes], bytes]] = {
+    "pcm": bytes,
+    "ulaw": encode_ulaw,
+    "alaw": encode_alaw,
+}
+
+formats = st.sampled_from(FORMATS)
+
+
+def streams(encoding: Encoding) -> st.SearchStrategy[bytes]:
+    """Noise, runs of any one byte, and silence of any length, one after the other."""
+    stretches = st.one_of(
+        st.binary(max_size=500),
+        st.builds(lambda byte, size: byte * size, st.binary(min_size=1, max_size=2), sizes),
+        st.builds(lambda duration_ms: silence(encoding, 8000, duration_ms), st.integers(0, 99)),
+    )
+    return st.lists(stretches, max_size=6).map(b"".join)
+
+
+sizes = st.integers(0, 1500)
+
+
+def plainly_converted(
+    source: tuple[Encoding, int], target: tuple[Encoding, int], payload: bytes
+) -> bytes:
+    """Decoded, convolved in integers all at once, limited and encoded: no rows, no history."""
+    if source == target:
+        return payload
+    pcm = DECODE[source[0]](payload)
+    samples = np.frombuffer(pcm[: len(pcm) // 2 * 2], "<i2").astype(np.int64)
+    up, down = (hz // gcd(source[1], target[1]) for hz in (target[1], source[1]))
+    if up != down:
+        taps = np.rint(resample._prototype(up, down) * 2**24).astype(np.int64)
+        spread = np.zeros((len(samples) // down * down, up), np.int64)
+        spread[:, 0] = samples[: len(spread)]
+        levels = np.convolve(np.append(spread, [0]), taps)[down - 1 : spread.size : down]
+        samples = np.clip((levels + 2**23) >> 24, -32768, 32767)
+    return ENCODE[target[0]](samples.astype("<i2").tobytes())
+
+
+def in_pieces(converter: Converter, payload: bytes, sizes: list[int]) -> bytes:
+    """Converted in pieces of these sizes, again and again."""
+    converted, at = [], 0
+    while at < len(payload):
+        for size in sizes:
+            converted.append(converter.convert(payload[at : at + size]))
+            at += size
+    return b"".join(converted)
+
+
+@given(
+    source=formats,
+    target=formats,
+    sizes=st.lists(st.integers(1, 400), min_size=1, max_size=4),
+    data=st.data(),
+)
+def test_every_way_equals_plain_integer_arithmetic(
+    source: tuple[Encoding, int],
+    target: tuple[Encoding, int],
+    sizes: list[int],
+    data: st.DataObject,
+) -> None:
+    """Cut anywhere, loud or silent: the bytes are those of one convolution; so they are anew."""
+    payload = data.draw(streams(source[0]))
+    expected = plainly_converted(source, target, payload)
+    converter = Converter(*source, *target)
+    assert in_pieces(converter, payload, sizes) == expected
+    converter.flush()
+    assert in_pieces(converter, payload, sizes) == expected
+
+
+@pytest.mark.parametrize("source", FORMATS)
+@pytest.mark.parametrize("target", FORMATS)
+def test_repeated_frames_equal_plain_integer_arithmetic(
+    source: tuple[Encoding, int], target: tuple[Encoding, int]
+) -> None:
+    """Silence and a loud frame, repeated and by turns, are right whether worked out or known."""
+    quiet = silence(*source, 20)
+    loud = ENCODE[source[0]](tone(440, source[1], 1)[: source[1] // 50 * 2])
+    stream = [quiet, quiet, loud, loud, loud, quiet, loud, quiet, quiet, quiet, b"", quiet, loud]
+    converter = Converter(*source, *target)
+    converted = b"".join(map(converter.convert, stream))
+    assert converted == plainly_converted(source, target, b"".join(stream))
+
+
+@pytest.mark.parametrize("encoding", get_args(Encoding))
+def test_lasting_silence_is_not_worked_out_again(encoding: Encoding) -> None:
+    """The very bytes come back, until something else is heard or forgotten."""
+    converter, quiet = Converter(encoding, 8000, "pcm", 24000), silence(encoding, 8000, 20)
+    converter.convert(quiet)
+    known = converter.convert(quiet)
+    assert converter.convert(quiet) is known
+    converter.convert(quiet[::2])
+    assert converter.convert(quiet) is not known
+
+
+@pytest.mark.parametrize("forget", [Converter.flush, Converter.reset])
+def test_what_was_known_is_forgotten(forget: Callable[[Converter], object]) -> None:
+    """A payload that lasted before does not bring its sound into a stream begun anew."""
+    converter, frame = Converter("ulaw", 8000, "pcm", 24000), encode_ulaw(VOICE[:320])
+    first = converter.convert(frame)
+    lasting = converter.convert(frame)
+    forget(converter)
+    assert converter.convert(frame) == first != lasting
+
+
+def test_a_long_payload_is_not_remembered() -> None:
+    """Memory of a call is bounded: a recording of silence is worked out each time."""
+    converter, quiet = Converter("pcm", 24000, "pcm", 8000), silence("pcm", 24000, 1000)
+    assert converter.convert(quiet) is not converter.convert(quiet)
+
+
+def test_a_buffer_may_be_used_again() -> None:
+    """What was heard is remembered, not the buffer it came in."""
+    buffer = bytearray(silence("ulaw", 8000, 20))
+    view = cast("bytes", buffer)  # a caller may do so, see above
+    converter = Converter("ulaw", 8000, "pcm", 24000)
+    converter.convert(view)
+    buffer[:] = encode_ulaw(VOICE[:320])
+    assert any(converter.convert(view))
+
+
+@given(
+    ways=st.lists(st.tuples(formats, formats), min_size=2, max_size=3),
+    turns=st.lists(st.tuples(st.integers(0, 5), st.binary(max_size=700)), max_size=20),
+)
+def test_interleaved_streams_disturb_nobody(
+    ways: list[tuple[tuple[Encoding, int], tuple[Encoding, int]]], turns: list[tuple[int, bytes]]
+) -> None:
+    """Two streams of each way, turn and turn about, sound as each does alone."""
+    ways = ways * 2
+    converters = [Converter(*source, *target) for source, target in ways]
+    heard, converted = ([b""] * len(ways) for _ in range(2))
+    for turn, payload in turns:
+        stream = turn % len(ways)
+        heard[stream] += payload
+        converted[stream] += converters[stream].convert(payload)
+    assert converted == [
+        plainly_converted(*way, payload) for way, payload in zip(ways, heard, strict=True)
+    ]
+
+
+def test_threads_disturb_nobody() -> None:
+    """Streams of one way in four threads at once sound as each does alone."""
+    pcm = [tone(hz, 24000, 1) for hz in (300, 500, 700, 900)]
+    converters = [Converter("pcm", 24000, "ulaw", 8000) for _ in pcm]
+    with ThreadPoolExecutor(len(pcm)) as pool:
+        converted = list(pool.map(in_pieces, converters, pcm, [[960, 4800]] * len(pcm)))
+    assert converted == [plainly_converted(("pcm", 24000), ("ulaw", 8000), each) for each in pcm]
 
 
 @pytest.mark.parametrize("source", FORMATS)

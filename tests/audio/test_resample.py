@@ -91,6 +91,16 @@ def delayed(samples: NDArray[np.int16], by_samples: float) -> NDArray[np.float64
     return np.fft.irfft(bins * np.exp(-2j * np.pi * turns), len(samples))
 
 
+@pytest.mark.parametrize("sample", [-16384, 16384])
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_half_a_step_is_rounded_up(sample: int, late: int) -> None:
+    """The one loudness of which a tap makes an odd number of halves: 14.5 is 15, -14.5 is -14."""
+    halves = {Fraction(float(tap)) * sample for tap in resample._prototype(1, 3)}
+    assert Fraction(-29 * sample, 2 * 16384) in halves
+    pcm = np.array([*[0] * late, sample, *[0] * 150], "<i2").tobytes()
+    assert Resampler(24000, 8000).resample(pcm) == plainly_resampled(24000, 8000, pcm)
+
+
 GOLDEN = {
     (8000, 16000): "0baa69a1d7ac7b14",
     (8000, 24000): "19cf04fce796c513",

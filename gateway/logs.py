@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TextIO
 from urllib.parse import quote
 
@@ -54,6 +55,9 @@ from gateway.events import (
 Format = Literal["auto", "json", "console"]
 
 _HIDDEN = "***"
+# Texts of at most this length are cleaned once and remembered.
+_SHORT_TEXT_CHARS = 64
+_TEXTS_REMEMBERED = 2048
 _MAX_TEXT_CHARS = 2000
 _MAX_TRACEBACK_CHARS = 20000
 # A cut may leave half a secret behind, which is no longer known: so much is thrown away with it.
@@ -116,6 +120,11 @@ def _escaped(text: str, *, keep_lines: bool = False) -> str:
     return _UNPRINTABLE.sub(escape, text)
 
 
+@lru_cache(_TEXTS_REMEMBERED)
+def _is_secret(key: str) -> bool:
+    return bool(_SECRET_KEY.search(key.lower().replace("-", "_")))
+
+
 class _Redaction:
     """The last step of the chain: makes every value plain, short, printable and harmless."""
 
@@ -127,15 +136,20 @@ class _Redaction:
         }
         known = sorted((s for s in spellings if len(s) >= _MIN_SECRET_CHARS), key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
+        # Most of a line was in lines before: keys, the event's name, the call's id.
+        self._short_text_of = lru_cache(_TEXTS_REMEMBERED)(self._text_of)
+        self._name = lru_cache(_TEXTS_REMEMBERED)(self._text)
 
     def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
-        return {self._text(key): self._value(key, value, 0) for key, value in event.items()}
+        return {self._name(key): self._value(key, value, 0) for key, value in event.items()}
 
     def _value(self, key: str, value: Any, depth: int) -> Any:
         if value is None or isinstance(value, bool | int | float):
             return value
-        if _SECRET_KEY.search(key.lower().replace("-", "_")):
+        if _is_secret(key):
             return _HIDDEN if value else ""
+        if isinstance(value, str) and len(value) <= _SHORT_TEXT_CHARS:
+            return self._short_text_of(key, value)
         if isinstance(value, Mapping | list | tuple | set | frozenset):
             return self._container(key, value, depth)
         if isinstance(value, bytes | bytearray | memoryview):
@@ -271,9 +285,10 @@ def _chain(is_console: bool, secrets: Iterable[str]) -> list[Processor]:  # noqa
     return [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         _Redaction(secrets),
+        # Our own time needs no cleaning, and is never the same twice.
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
         _rendered_console if is_console else _rendered_json,
     ]
 

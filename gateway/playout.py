@@ -205,12 +205,12 @@ class Playout:
 
     def mark_reached(self, name: str, now: float) -> bool:
         """A mark came back; false for one we do not know: cleared or made up, it proves nothing."""
-        if not any(name == known for known, _ in self._marks):
+        marks = self._marks
+        if not marks or (name != marks[0][0] and all(name != known for known, _ in marks)):
             return False
-        while self._marks:
-            known, position = self._marks.popleft()
-            if known == name:
-                break
+        known, position = marks.popleft()
+        while known != name:
+            known, position = marks.popleft()
         self._confirmed = position
         self._anchor = (position, now)
         self.marks_are_lost = False
@@ -249,8 +249,10 @@ class Playout:
         """More is queued than any answer needs."""
         return self.queued_ms() > QUEUE_LIMIT_MS
 
-    def collect(self, now: float) -> list[Heard]:
+    def collect(self, now: float) -> Sequence[Heard]:
         """Close the accounts of items that were played to their end."""
+        if not self._items or not self._items[0].is_done:
+            return ()
         position, heard = self._position(now), []
         while self._items and _is_played(self._items[0], position):
             heard.append(self._close(self._items.popleft(), position))

@@ -58,8 +58,9 @@ class Voice:
         return bool(commands)
 
     def _hand_over(self, commands: Sequence[ProviderCommand]) -> None:
-        self._desk.to_provider.extend(commands)
-        self._desk.count("down", self._playout.sent_ms(commands))
+        if commands:
+            self._desk.to_provider.extend(commands)
+            self._desk.count("down", self._playout.sent_ms(commands))
 
     def play_prompt(self, name: str, now: float) -> None:
         """Let the caller hear a local recording, behind what is queued; none is no error."""

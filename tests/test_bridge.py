@@ -2,17 +2,25 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import pytest
 
-from gateway.bridge import CLOSE_TIMEOUT_S, OUTBOX_LIMIT, RELAY_SAMPLING, Bridge, Outside
+from gateway.bridge import (
+    CLOSE_TIMEOUT_S,
+    EARLY_LIMIT,
+    OUTBOX_LIMIT,
+    RELAY_SAMPLING,
+    Bridge,
+    Outside,
+)
 from gateway.call import Call, CallOptions
 from gateway.errors import CallRejected, ConnectError
 from gateway.events import (
     ULAW_8K,
+    AppendAudio,
     AudioDelta,
     AudioDone,
     AudioReceived,
@@ -25,7 +33,6 @@ from gateway.events import (
     DtmfReceived,
     Fact,
     FrameRejected,
-    FunctionCalled,
     HangUp,
     MessageRejected,
     PromptPlayed,
@@ -44,6 +51,7 @@ from gateway.events import (
     Termination,
 )
 from gateway.providers import Capabilities, HttpRequest
+from gateway.realtime import Listener
 from tests.lab import options
 from tests.timeless import run_timeless
 
@@ -62,47 +70,67 @@ class MemoryLink:
         self.name = name
         self.close_code, self.close_reason = 1006, ""
         self.sent: list[str] = []
-        self.writers = self.most_writers = 0
-        self.on_send: Callable[[str], Coroutine[Any, Any, None]] | None = None
+        self.sent_clogged: list[str] = []
+        self.is_clogged = False
         self.is_closed = False
         self.close_s = close_s
-        self._gone = asyncio.Event()
+        # The peer takes a message in this time; None: at once.
+        self.slow_s: float | None = None
+        self._takes: int | None = None
         self._log = log
-        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
+        self._listener: Listener | None = None
+        self._kept: list[str] = []
+        self._has_left = False
 
     def say(self, *messages: str) -> None:
         """The peer sends these."""
         for message in messages:
-            self._queue.put_nowait(message)
+            if self._listener is None:
+                self._kept.append(message)
+            else:
+                self._log.append(f"{self.name} > {message}")
+                self._listener.message_came(message)
 
     def leave(self, code: int = 1000) -> None:
         """The peer closes."""
         self.close_code = code
-        self._queue.put_nowait(None)
+        self._has_left = True
+        if self._listener is not None:
+            self._listener.link_closed()
 
-    async def __aiter__(self) -> AsyncIterator[str | bytes]:
-        while (message := await self._queue.get()) is not None:
-            self._log.append(f"{self.name} > {message}")
-            yield message
+    def listen(self, listener: Listener) -> None:
+        """Tell this listener, beginning with what was kept."""
+        self._listener = listener
+        kept, self._kept = self._kept, []
+        self.say(*kept)
+        if self._has_left:
+            listener.link_closed()
 
-    async def hang(self, _message: str) -> None:
-        """What a write does while the peer takes nothing: nothing, until the socket is gone."""
-        await self._gone.wait()
+    def clog(self, *, after: int = 0) -> None:
+        """The peer takes so many messages more, then nothing."""
+        self._takes = after
+        self.is_clogged = after == 0
 
-    async def send(self, message: str | bytes) -> None:
-        """Take one message, in the time that ``on_send`` takes."""
+    def free(self) -> None:
+        """The peer has taken what waited."""
+        self._takes, self.is_clogged = None, False
+        if self._listener is not None and not self.is_closed:
+            self._listener.link_freed()
+
+    def send(self, message: str | bytes) -> None:
+        """Take one message; a socket that is clogged takes it too, which is what clogs it."""
         assert isinstance(message, str)
-        self.writers += 1
-        self.most_writers = max(self.most_writers, self.writers)
-        try:
-            if self.on_send is not None:
-                await self.on_send(message)
-        finally:
-            self.writers -= 1
         if self.is_closed:
             raise ConnectionResetError(self.name)
+        if self.is_clogged:
+            self.sent_clogged.append(message)
         self.sent.append(message)
         self._log.append(f"{self.name} < {message}")
+        if self._takes is not None:
+            self.clog(after=max(0, self._takes - 1))
+        elif self.slow_s is not None:
+            self.clog()
+            asyncio.get_running_loop().call_later(self.slow_s, self.free)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close as slowly as the test wants it."""
@@ -111,7 +139,6 @@ class MemoryLink:
         await asyncio.sleep(self.close_s)
         if not self.is_closed:
             self.is_closed = True
-            self._gone.set()
             self.leave(code)
 
 
@@ -304,6 +331,72 @@ def test_a_socket_that_does_not_say_which_call_it_is_is_turned_away(
     run_timeless(scene())
 
 
+async def _begun(stage: Stage) -> "asyncio.Task[Termination]":
+    """Run the call whose start message has been awaited."""
+    call = Call(START, stage._options(), stage.loop.time())
+    return asyncio.create_task(stage.bridge.run(call))
+
+
+def test_what_comes_between_the_start_and_the_call_reaches_it_in_order() -> None:
+    """Frames that come while the call is being admitted are its first words."""
+
+    async def scene() -> None:
+        stage = Stage()
+        stage.phone.meanings |= {
+            f"f{value}": [AudioReceived(bytes([value]) * 160)] for value in range(4)
+        }
+        stage.provider.say("start", "f0")
+        await stage.bridge.await_start()
+        stage.provider.say("f1", "f2")
+        running = await _begun(stage)
+        await stage.until(CallReady)
+        stage.provider.say("f3")
+
+        assert _appended(stage) == b"".join(bytes([value]) * 160 for value in range(4))
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+@pytest.mark.parametrize("frames", [0, 3, EARLY_LIMIT, EARLY_LIMIT + 100])
+def test_a_close_between_the_start_and_the_call_ends_it(frames: int) -> None:
+    """However much was said before: a provider that has gone is not waited for."""
+
+    async def scene() -> None:
+        stage = Stage()
+        stage.provider.say("start")
+        await stage.bridge.await_start()
+        stage.provider.say(*["frame"] * frames)
+        stage.provider.leave(1001)
+        termination = await (await _begun(stage))
+
+        assert termination == Termination("caller_hangup")
+        assert stage.loop.time() == pytest.approx(0.0)
+        assert len(stage.told(CallEnded)) == 1
+        assert not stage.sessions
+
+    run_timeless(scene())
+
+
+def _appended(stage: Stage) -> bytes:
+    """The caller's audio as it was written to any session; what is held is joined."""
+    return b"".join(c.payload for c in stage.model.commands if isinstance(c, AppendAudio))
+
+
+def test_what_is_kept_before_the_call_is_bounded() -> None:
+    """A provider gone mad between the start message and the call costs no memory."""
+
+    async def scene() -> None:
+        stage = Stage()
+        stage.provider.say("start")
+        await stage.bridge.await_start()
+        stage.provider.say(*["frame"] * (EARLY_LIMIT * 3))
+
+        assert len(stage.bridge._early) == EARLY_LIMIT
+
+    run_timeless(scene())
+
+
 # ------------------------------------------------------------- one pass
 
 
@@ -351,19 +444,17 @@ def _played_ms(stage: Stage) -> float:
 
 
 def test_what_the_gateway_adds_is_measured_now_and_then() -> None:
-    """One frame in eight is timed on the way up, and tells what our send took."""
+    """One frame in eight is timed on the way up, and tells how long it waited to be sent."""
 
     async def scene() -> None:
         stage = Stage()
         running = await stage.start()
-
-        async def slow(_message: str) -> None:
-            await asyncio.sleep(0.003)
-
-        stage.sessions[0].on_send = slow
         for _ in range(RELAY_SAMPLING * 2):
+            stage.sessions[0].clog()
             stage.provider.say("frame")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.003)
+            stage.sessions[0].free()
+            await asyncio.sleep(0.017)
 
         measured = [fact.latency_s for fact in stage.told(RelayMeasured) if fact.direction == "up"]
         assert measured == pytest.approx([0.003, 0.003])
@@ -376,44 +467,36 @@ def test_what_the_gateway_adds_is_measured_now_and_then() -> None:
 
 
 def test_unsent_audio_does_not_follow_a_clear() -> None:
-    """The provider is slow: what waits behind a write is gone before the clear is written."""
+    """The provider is slow: what waits for it is gone before the clear is written."""
 
     async def scene() -> None:
         stage = Stage(changes={"lead_ms": 2000, "has_marks": False})
         running = await stage.start()
-        gate = asyncio.Event()
-
-        async def gated(_message: str) -> None:
-            await gate.wait()
-
-        stage.provider.on_send = gated
+        stage.provider.clog(after=1)
         stage.speak(2000)
         await _settled()
         stage.phone.meanings["key"] = [DtmfReceived("1")]
         await asyncio.sleep(0.5)
         stage.provider.say("key")
         await asyncio.sleep(0.1)
-        gate.set()
+        stage.provider.free()
         await _settled()
 
         assert stage.provider.sent == ["PlayAudio55", "ClearAudio"]
+        assert not stage.provider.sent_clogged
         assert stage.told(BargedIn)[0].clear_s == pytest.approx(0.1)
         await stage.end(running)
 
     run_timeless(scene())
 
 
-def test_two_readers_do_not_interleave() -> None:
-    """Whoever finds a socket busy leaves its commands to the one who writes: order is kept."""
+def test_slow_links_keep_the_order_and_do_not_hold_each_other_up() -> None:
+    """What comes while a link is clogged waits behind what waits already; nothing is lost."""
 
     async def scene() -> None:
-        stage = Stage()
+        stage = Stage(changes={"has_marks": False})
         running = await stage.start()
-
-        async def slow(_message: str) -> None:
-            await asyncio.sleep(0.005)
-
-        stage.provider.on_send = stage.sessions[0].on_send = slow
+        stage.provider.slow_s = stage.sessions[0].slow_s = 0.005
         stage.phone.meanings |= {
             f"f{value:02x}": [AudioReceived(bytes([value]) * 160)] for value in range(40)
         }
@@ -425,15 +508,95 @@ def test_two_readers_do_not_interleave() -> None:
 
         appends = [sent for sent in stage.sessions[0].sent if sent.startswith("AppendAudio")]
         assert appends == [f"AppendAudio{value:02x}" for value in range(40)]
-        assert stage.provider.most_writers == stage.sessions[0].most_writers == 1
+        assert not stage.provider.sent_clogged
+        assert not stage.sessions[0].sent_clogged
+        assert _played_ms(stage) == pytest.approx(1000, abs=100)
         await stage.end(running)
+
+    run_timeless(scene())
+
+
+def test_a_clogged_provider_holds_up_nothing_but_itself() -> None:
+    """The caller is heard while nothing can be said to them, and what waited comes in order."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"has_marks": False})
+        running = await stage.start()
+        stage.provider.clog()
+        stage.model.meanings["more"] = [AudioDelta("r1", "i_answer", 0, b"\x66" * 800)]
+        stage.speak(200)
+        stage.sessions[0].say("more")
+        stage.provider.say("frame")
+
+        assert stage.sessions[0].sent[-1] == "AppendAudio7f"
+        assert not stage.provider.sent
+        stage.provider.free()
+        assert stage.provider.sent == ["PlayAudio55", "PlayAudio55", "PlayAudio66"]
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+def test_a_link_that_clogs_again_at_once_is_left_alone_at_once() -> None:
+    """Freed for one message: one message is written, and the rest waits for the next time."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"has_marks": False})
+        running = await stage.start()
+        stage.provider.clog()
+        stage.speak(400)
+        for taken in range(1, 4):
+            stage.provider._takes, stage.provider.is_clogged = 1, False
+            assert stage.provider._listener is not None
+            stage.provider._listener.link_freed()
+            assert len(stage.provider.sent) == taken
+
+        assert not stage.provider.sent_clogged
+        stage.provider.free()
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
+def test_a_slow_provider_is_not_a_lost_one() -> None:
+    """Clogged most of the time, but never for as long as a provider that is gone."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"has_marks": False})
+        running = await stage.start()
+        stage.speak(12_000)
+        for _ in range(3):
+            stage.provider.clog()
+            await asyncio.sleep(4.9)
+            stage.provider.free()
+
+        assert _played_ms(stage) == 12_000
+        assert not stage.provider.sent_clogged
+        assert (await stage.end(running)).termination.reason == "caller_hangup"
+
+    run_timeless(scene())
+
+
+def test_a_provider_that_falls_behind_ends_the_call() -> None:
+    """It takes a message now and then: the queue's bound ends the call before its memory does."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"has_marks": False, "lead_ms": (OUTBOX_LIMIT + 2) * 100})
+        running = await stage.start()
+        stage.provider.slow_s = 1.0
+        stage.speak((OUTBOX_LIMIT + 2) * 100)
+        termination = await running
+
+        assert termination == Termination("overload")
+        assert stage.loop.time() <= 1.0
+        assert stage.provider.sent == ["PlayAudio55", "HangUp"]
 
     run_timeless(scene())
 
 
 @pytest.mark.parametrize("answer_ms", [300, 3000])
 def test_a_provider_that_takes_nothing_is_lost(answer_ms: int) -> None:
-    """A send hangs, in the reader's pass or in the timer's: the call ends when its time is up."""
+    """Clogged in the model's pass or in the timer's: the call ends when its time is up."""
 
     async def scene() -> None:
         stage = Stage(changes={"has_marks": False})
@@ -441,7 +604,7 @@ def test_a_provider_that_takes_nothing_is_lost(answer_ms: int) -> None:
         if answer_ms > 1000:
             stage.speak(answer_ms)
             await asyncio.sleep(1.0)
-        stage.provider.on_send = stage.provider.hang
+        stage.provider.clog()
         if answer_ms < 1000:
             stage.speak(answer_ms)
         hung_at = stage.loop.time()
@@ -450,23 +613,28 @@ def test_a_provider_that_takes_nothing_is_lost(answer_ms: int) -> None:
         assert termination == Termination("provider_lost")
         assert 4.9 < stage.told_at(CallEnded) - hung_at < 5.2
         assert len(stage.told(CallEnded)) == 1
+        assert not stage.provider.sent_clogged
         assert stage.loop.time() - hung_at < 5.2 + 2 * CLOSE_TIMEOUT_S
 
     run_timeless(scene())
 
 
 def test_a_model_that_takes_nothing_is_dialled_again() -> None:
-    """A send to the model hangs: after its time the call goes on over a new session."""
+    """The model's link stays clogged: after its time the call goes on over a new session."""
 
     async def scene() -> None:
         stage = Stage()
         running = await stage.start()
-        stage.sessions[0].on_send = stage.sessions[0].hang
+        stage.sessions[0].clog()
+        clogged_at = stage.loop.time()
         for _ in range(300):
             stage.provider.say("frame")
             await asyncio.sleep(0.02)
 
         assert len(stage.dials) == 2
+        assert stage.dials[1][0] - clogged_at == pytest.approx(5.0)
+        assert not stage.sessions[0].sent_clogged
+        assert stage.sessions[0].is_closed
         assert stage.told(RealtimeReconnected)
         assert "AppendAudio7f" in stage.sessions[1].sent
         assert (await stage.end(running)).termination.reason == "caller_hangup"
@@ -475,26 +643,38 @@ def test_a_model_that_takes_nothing_is_dialled_again() -> None:
 
 
 def test_a_model_that_falls_behind_is_dialled_again() -> None:
-    """Each write is slow but none hangs: the queue's bound ends the session, not the memory."""
+    """It takes a message now and then: the queue's bound ends the session, not the memory."""
 
     async def scene() -> None:
         stage = Stage()
         running = await stage.start()
-
-        async def slow(_message: str) -> None:
-            await asyncio.sleep(1.0)
-
-        # The model's own reader writes, so the caller's goes on reading.
-        stage.model.meanings["tool"] = [FunctionCalled("r1", "i1", "c1", "f", "{}")]
-        stage.sessions[0].on_send = slow
-        stage.sessions[0].say("tool")
-        await _settled()
+        stage.sessions[0].slow_s = 1.0
         for _ in range(OUTBOX_LIMIT * 2):
             stage.provider.say("frame")
             await asyncio.sleep(0.02)
 
         assert len(stage.dials) == 2
         assert (await stage.end(running)).termination.reason == "caller_hangup"
+
+    run_timeless(scene())
+
+
+def test_a_clogged_model_that_leaves_is_replaced_at_once() -> None:
+    """Its close is news of its own: nothing waits for the time a clog may last."""
+
+    async def scene() -> None:
+        stage = Stage()
+        running = await stage.start()
+        stage.sessions[0].clog()
+        stage.provider.say("frame", "frame")
+        stage.sessions[0].leave(1011)
+        await stage.until(RealtimeReconnected)
+
+        assert stage.loop.time() == pytest.approx(0.0)
+        assert stage.told(RealtimeLost)[0].code == 1011
+        # Two frames were not sent, and are said again.
+        assert _appended(stage) == FRAME.payload * 2
+        await stage.end(running)
 
     run_timeless(scene())
 
@@ -621,21 +801,16 @@ def test_a_caller_who_has_gone_is_not_hung_up_on() -> None:
     run_timeless(scene())
 
 
-def test_the_hang_up_is_not_swallowed_by_a_writer_that_just_got_free() -> None:
-    """A write ends in the very moment the call does: the phone call is still hung up over REST."""
+def test_the_hang_up_is_not_swallowed_by_a_link_that_just_got_free() -> None:
+    """It is freed in the very moment the call ends: the phone call is still hung up over REST."""
 
     async def scene() -> None:
         stage = Stage(request=REST_HANG_UP, changes={"has_marks": False})
         running = await stage.start()
-        gate = asyncio.Event()
-
-        async def gated(_message: str) -> None:
-            await gate.wait()
-
-        stage.provider.on_send = gated
+        stage.provider.clog()
         stage.speak(100)
         await _settled()
-        gate.set()
+        stage.provider.free()
         stage.bridge.hang_up("overload")
         await running
 
@@ -651,7 +826,7 @@ def test_a_far_end_that_does_not_let_go_is_left_behind() -> None:
     async def scene() -> None:
         stage = Stage(request=REST_HANG_UP, close_s=1000.0)
         running = await stage.start()
-        stage.provider.on_send = stage.provider.hang
+        stage.provider.clog()
         ended_at = stage.loop.time()
         stage.bridge.hang_up("overload")
         await running
@@ -698,6 +873,68 @@ def test_a_bug_of_ours_ends_one_call_with_one_record(side: str) -> None:
         assert stage.provider.is_closed
         assert stage.sessions[0].is_closed
         assert "HangUp" in stage.provider.sent
+
+    run_timeless(scene())
+
+
+@pytest.mark.parametrize("step", ["alarm", "freed", "left", "dial"])
+def test_a_bug_of_ours_in_any_pass_ends_one_call(step: str) -> None:
+    """Not only what a link says has passes: time does, a freed link, a lost one, and a dial."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"has_marks": False})
+        running = await stage.start()
+
+        def broken(command: ProviderCommand | RealtimeCommand | ProviderEvent) -> list[Any]:
+            if isinstance(command, HangUp):
+                return []
+            raise ZeroDivisionError
+
+        if step == "freed":
+            stage.provider.clog()
+        stage.speak(1000)
+        await _settled()
+        if step == "dial":
+            stage.model.send = broken  # type: ignore[method-assign]  # the bug
+            stage.sessions[0].leave(1011)
+        elif step == "left":
+
+            def refuse(_event: ProviderEvent, _now: float) -> None:
+                raise ZeroDivisionError
+
+            stage.bridge._call.provider_received = refuse  # type: ignore[method-assign]  # the bug
+            stage.provider.leave(1011)
+        else:
+            stage.phone.send = broken  # type: ignore[method-assign]  # the bug
+        if step == "freed":
+            stage.provider.free()
+        with pytest.raises(ExceptionGroup) as raised:
+            await running
+
+        assert raised.group_contains(ZeroDivisionError)
+        assert [fact.termination.reason for fact in stage.told(CallEnded)] == ["internal_error"]
+        assert stage.provider.is_closed
+
+    run_timeless(scene())
+
+
+def test_what_is_said_after_the_end_is_not_told() -> None:
+    """Both ends talk on while they are being closed: the call's accounts stay as they were."""
+
+    async def scene() -> None:
+        stage = Stage(close_s=1.0)
+        running = await stage.start()
+        stage.bridge.hang_up("overload")
+        await _settled()
+        told = len(stage.facts)
+        stage.provider.say("frame", "stop")
+        stage.sessions[0].say("ready")
+        stage.provider.free()
+        stage.provider.leave(1001)
+        await running
+
+        assert stage.log.count("provider > frame") == 1
+        assert len(stage.facts) == told
 
     run_timeless(scene())
 

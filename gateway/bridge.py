@@ -139,6 +139,7 @@ class Bridge:
         except TimeoutError:
             raise CallRejected("handshake", "start_timeout") from None
 
+    @_ends_the_call
     def _find_start(self, message: str | bytes) -> None:
         for event in self._provider.receive(message):
             if self._started.done():
@@ -217,8 +218,10 @@ class Bridge:
         self._settle()
 
     def break_off(self, error: Exception) -> None:
-        """End the call because of a bug of ours."""
-        if not self._over.done():
+        """End the call because of a bug of ours, before its start too."""
+        if not self._started.done():
+            self._started.set_exception(error)
+        elif not self._over.done():
             self._over.set_exception(error)
 
     # ------------------------------------------------------------------ what the links say

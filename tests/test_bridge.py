@@ -397,6 +397,41 @@ def test_what_is_kept_before_the_call_is_bounded() -> None:
     run_timeless(scene())
 
 
+def test_a_bug_of_ours_before_the_start_is_raised_to_who_waits_for_it() -> None:
+    """The translator raises on the first message: not a socket that closed, and not a timeout."""
+
+    async def scene() -> None:
+        stage = Stage()
+        waiting = asyncio.create_task(stage.bridge.await_start())
+        await _settled()
+        stage.provider.say("a word without meaning")
+        with pytest.raises(KeyError):
+            await waiting
+
+        assert stage.loop.time() == 0.0
+
+    run_timeless(scene())
+
+
+def test_a_bug_of_ours_between_the_start_and_the_call_ends_it() -> None:
+    """Nobody runs the call yet: it ends as soon as somebody does, as every bug does."""
+
+    async def scene() -> None:
+        stage = Stage()
+        stage.provider.say("start")
+        await stage.bridge.await_start()
+        stage.provider.say("a word without meaning")
+        running = await _begun(stage)
+        with pytest.raises(ExceptionGroup) as raised:
+            await running
+
+        assert raised.group_contains(KeyError)
+        assert [fact.termination.reason for fact in stage.told(CallEnded)] == ["internal_error"]
+        assert stage.provider.is_closed
+
+    run_timeless(scene())
+
+
 # ------------------------------------------------------------- one pass
 
 

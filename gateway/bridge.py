@@ -394,6 +394,9 @@ class Bridge:
         elif self._realtime_link is not None and self._to_realtime.is_stuck(now, limit_s):
             self._hang_up_realtime()
             self._call.realtime_received(LinkClosed(1006, "send timed out"), now)
+        elif (waiting := self._call.to_realtime) and isinstance(waiting[0], CloseRealtime):
+            # Nothing is left for it to take: the next session does not wait until it is free.
+            self._hang_up_realtime()
 
     # ------------------------------------------------------------------ the end
 

@@ -694,6 +694,26 @@ def test_a_model_that_falls_behind_is_dialled_again() -> None:
     run_timeless(scene())
 
 
+def test_a_clogged_model_that_is_given_up_on_is_left_at_once() -> None:
+    """The call wants a new session: that does not wait until the old one takes what it must not."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"answer_s": 1.0, "give_up_s": 2.0, "has_marks": False})
+        running = await stage.start()
+        stage.model.meanings["owed"] = [ResponseStarted("r0")]
+        stage.sessions[0].say("owed")
+        stage.sessions[0].clog()
+        stage.provider.say("frame", "frame")
+        await stage.until(RealtimeReconnected)
+
+        assert len(stage.dials) == 2
+        assert stage.dials[1][0] == pytest.approx(2.0)
+        assert not stage.sessions[0].sent_clogged
+        await stage.end(running)
+
+    run_timeless(scene())
+
+
 def test_a_clogged_model_that_leaves_is_replaced_at_once() -> None:
     """Its close is news of its own: nothing waits for the time a clog may last."""
 

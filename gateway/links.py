@@ -175,7 +175,9 @@ class ServerLink:
 def _start(writing: Coroutine[Any, Any, None]) -> None:
     """Run to the first wait: aiohttp writes a frame before it waits for a slow peer."""
     try:
-        writing.send(None)
+        waiter = writing.send(None)
     except StopIteration:
         return
+    # As a task would: aiohttp's writers share it, and the next to wait must find it unclaimed.
+    waiter._asyncio_future_blocking = False  # noqa: SLF001  # asyncio's word between tasks and futures
     writing.close()

@@ -1,8 +1,8 @@
 """An aiohttp server socket, as the bridge sees it: messages are handed over as they are read."""
 
 import asyncio
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
@@ -159,17 +159,31 @@ class ServerLink:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close, and be gone: a peer that reads nothing does not keep the socket."""
         self._is_gone = True
-        if self._relief is not None:
-            self._relief.cancel()
         try:
             # Aiohttp waits for the peer's close only when nobody else waits in receive.
             self._watch.cancel()
             await asyncio.wait((self._watch,))
-            with suppress(ConnectionError):
+            with suppress(ConnectionError), _borrowed_cancellation():
                 await self._socket.close(code=code, message=reason.encode())
         finally:
             if self._transport is not None:
                 self._transport.abort()
+
+
+@contextmanager
+def _borrowed_cancellation() -> Iterator[None]:
+    """Tell a cancellation of ours from one of another task.
+
+    Writers of aiohttp (3.14) wait for a slow peer on one shared future: when one of them is
+    cancelled, the next one to wait is told that it was.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionResetError("the socket is being given up") from None
 
 
 def _start(writing: Coroutine[Any, Any, None]) -> None:

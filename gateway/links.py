@@ -45,6 +45,11 @@ class MediaSocket(web.WebSocketResponse):
     def _reader(self, queue: WebSocketDataQueue | None) -> None:
         self._inbox = None if queue is None else _Inbox(queue)
 
+    async def pong(self, message: bytes = b"") -> None:
+        """Answer a ping; a socket that is gone is not ``receive``'s to raise: its end follows."""
+        with suppress(ConnectionError):
+            await super().pong(message)
+
     def _on_data_received(self) -> None:
         # Aiohttp's own schedules a callback for every chunk; putting the ping off is enough.
         if self._heartbeat is not None and self._loop is not None:

@@ -52,9 +52,10 @@ class MediaSocket(web.WebSocketResponse):
 
     def _on_data_received(self) -> None:
         # Aiohttp's own schedules a callback for every chunk; putting the ping off is enough.
-        if self._heartbeat is not None and self._loop is not None:
+        if self._pong_response_cb is not None:
+            self._reset_heartbeat()  # a ping is out, and the next one not yet planned
+        elif self._heartbeat is not None and self._loop is not None:
             self._heartbeat_when = self._loop.time() + self._heartbeat
-            self._cancel_pong_response_cb()
 
 
 class _Inbox(WebSocketDataQueue):

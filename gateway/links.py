@@ -143,10 +143,13 @@ class ServerLink:
             self._listener.link_closed()
 
     async def _wait_for_relief(self) -> None:
+        protocol = self._request.protocol
         with suppress(ConnectionError):
-            await self._request.writer.drain()
+            # Who was faster may have clogged it again; a lost one stays clogged.
+            while protocol.writing_paused and protocol.connected:
+                await self._request.writer.drain()
         self._relief = None
-        if self._listener is not None and not self._is_gone:
+        if self._listener is not None and not protocol.writing_paused and not self._is_gone:
             self._listener.link_freed()
 
     def send(self, message: str | bytes) -> None:

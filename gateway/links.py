@@ -104,7 +104,7 @@ class ServerLink:
         self._listener: Listener | None = None
         self._is_gone = False
         self._relief: asyncio.Task[None] | None = None
-        self._watch = asyncio.create_task(self._wait_for_end())
+        self._watch: asyncio.Task[None] | None = None
 
     @property
     def close_code(self) -> int:
@@ -131,6 +131,9 @@ class ServerLink:
         self._socket.inbox.listen(listener)
         if self._is_gone:
             listener.link_closed()
+        elif self._watch is None:
+            # Not sooner: aiohttp reads on when it takes a ping, though enough is kept.
+            self._watch = asyncio.create_task(self._wait_for_end())
 
     async def _wait_for_end(self) -> None:
         """Answers pings and closes; data does not come this way."""
@@ -170,8 +173,9 @@ class ServerLink:
         self._is_gone = True
         try:
             # Aiohttp waits for the peer's close only when nobody else waits in receive.
-            self._watch.cancel()
-            await asyncio.wait((self._watch,))
+            if self._watch is not None:
+                self._watch.cancel()
+                await asyncio.wait((self._watch,))
             with suppress(ConnectionError), _borrowed_cancellation():
                 await self._socket.close(code=code, message=reason.encode())
         finally:

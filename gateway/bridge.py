@@ -441,6 +441,7 @@ class _Outbox(Generic[_Command]):
     def drain(self, link: Link | None) -> None:
         """Write until the queue is empty or the link clogged; what has no link is not held up."""
         queue = self._queue
+        waiting = len(queue)
         while queue and (link is None or not link.is_clogged):
             try:
                 self._write(queue.popleft())
@@ -449,7 +450,8 @@ class _Outbox(Generic[_Command]):
         was_clogged, self.is_clogged = self.is_clogged, link is not None and link.is_clogged
         if not self.is_clogged:
             self.clogged_at = inf
-        elif not was_clogged:
+        elif not was_clogged or len(queue) < waiting:
+            # A slow peer is not a lost one: its time counts from the last message it took.
             self.clogged_at = self._clock()
 
     def is_stuck(self, now: float, limit_s: float) -> bool:

@@ -612,6 +612,24 @@ def test_a_slow_provider_is_not_a_lost_one() -> None:
     run_timeless(scene())
 
 
+def test_a_provider_that_takes_one_message_a_second_is_not_lost() -> None:
+    """It clogs again in the pass that found it free: that is slow, but it takes what it is sent."""
+
+    async def scene() -> None:
+        stage = Stage(changes={"has_marks": False})
+        running = await stage.start()
+        stage.provider.slow_s = 1.0
+        stage.speak(3000)
+        await asyncio.sleep(12.5)
+
+        assert not stage.told(CallEnded)
+        assert stage.provider.sent == ["PlayAudio55"] * 13
+        assert not stage.provider.sent_clogged
+        assert (await stage.end(running)).termination.reason == "caller_hangup"
+
+    run_timeless(scene())
+
+
 def test_a_provider_that_falls_behind_ends_the_call() -> None:
     """It takes a message now and then: the queue's bound ends the call before its memory does."""
 
@@ -689,6 +707,7 @@ def test_a_model_that_falls_behind_is_dialled_again() -> None:
             await asyncio.sleep(0.02)
 
         assert len(stage.dials) == 2
+        assert stage.dials[1][0] > OUTBOX_LIMIT * 0.02
         assert (await stage.end(running)).termination.reason == "caller_hangup"
 
     run_timeless(scene())
@@ -957,7 +976,8 @@ def test_a_bug_of_ours_in_any_pass_ends_one_call(step: str) -> None:
             def refuse(_event: ProviderEvent, _now: float) -> None:
                 raise ZeroDivisionError
 
-            stage.bridge._call.provider_received = refuse  # type: ignore[method-assign]  # the bug
+            call: Any = stage.bridge._call
+            call.provider_received = refuse
             stage.provider.leave(1011)
         else:
             stage.phone.send = broken  # type: ignore[method-assign]  # the bug

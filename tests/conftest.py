@@ -1,6 +1,9 @@
 """What holds for every test, with a simulated model and a gateway for those that need them."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 
 import pytest
 from hypothesis import settings
@@ -13,6 +16,18 @@ from tests.running import Facts, settings_for, watched_gateway
 # These run on shared machines: how long an example takes says nothing about the code.
 settings.register_profile("gateway", deadline=None)
 settings.load_profile("gateway")
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The usual loop; beside it the one that `serve` runs on, for tests that name their loops."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+    marker = item.get_closest_marker("asyncio")
+    if marker is not None and "loop_factories" in marker.kwargs:
+        with suppress(ImportError):  # not on Windows
+            loops["uvloop"] = importlib.import_module("uvloop").new_event_loop
+    return loops
 
 
 @pytest.fixture

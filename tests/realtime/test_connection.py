@@ -38,6 +38,7 @@ from gateway.realtime.connection import (
     realtime_url,
     target_from,
 )
+from gateway.realtime.inbox import messages
 from gateway.settings import Settings, load_settings
 
 KEY = "s3cret-key-of-the-resource"
@@ -629,13 +630,13 @@ async def test_messages_both_ways() -> None:
             await connection.send(message)
 
     async with _line(echo) as link:
-        messages = aiter(link)
+        echoes = aiter(messages(link))
         for message in (b'{"n": 1}', '{"n": "\N{GRINNING FACE}"}', b"x" * 100_000):
-            await link.send(message)
+            link.send(message)
 
-        assert await anext(messages) == b'{"n": 1}'
-        assert await anext(messages) == '{"n": "\N{GRINNING FACE}"}'.encode()
-        assert await anext(messages) == b"x" * 100_000
+        assert await anext(echoes) == b'{"n": 1}'
+        assert await anext(echoes) == '{"n": "\N{GRINNING FACE}"}'.encode()
+        assert await anext(echoes) == b"x" * 100_000
     assert received[0] == '{"n": 1}'
     assert {type(message) for message in received} == {str}
 
@@ -643,7 +644,7 @@ async def test_messages_both_ways() -> None:
 async def _closed(serve_one: Callable[[ServerConnection], Awaitable[None]]) -> tuple[int, str]:
     """The close code and reason once all messages are read."""
     async with _line(serve_one) as link:
-        async for _ in link:
+        async for _ in messages(link):
             pass
         return link.close_code, link.close_reason
 
@@ -658,7 +659,7 @@ async def _closed(serve_one: Callable[[ServerConnection], Awaitable[None]]) -> t
     ],
 )
 async def test_why_the_server_closed(code: int, reason: str) -> None:
-    """Close code and reason are there once the iteration has ended."""
+    """Close code and reason are there once the close is told."""
 
     async def leave(connection: ServerConnection) -> None:
         await connection.close(code, reason)
@@ -693,7 +694,7 @@ async def test_sending_on_a_closed_line() -> None:
         await link.close()
 
         with pytest.raises(ConnectionError):
-            await link.send(b"{}")
+            link.send(b"{}")
         await link.close()
         assert link.close_code == 1000
 
@@ -728,7 +729,7 @@ async def test_the_key_is_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
     async with _line(_hold) as link:
-        await link.send(b"{}")
+        link.send(b"{}")
 
     assert "api-key" not in _ours(caplog)
 

@@ -23,7 +23,7 @@ from websockets.exceptions import (
     InvalidStatus,
     WebSocketException,
 )
-from websockets.frames import DATA_OPCODES, Close, Frame
+from websockets.frames import DATA_OPCODES, Close, CloseCode, Frame
 from websockets.http11 import Response
 from websockets.protocol import Event
 
@@ -37,6 +37,8 @@ from gateway.settings import Settings
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 # Messages kept while nobody listens, before the socket stops reading.
 MAX_KEPT_MESSAGES = 64
+# Parts of one message, as websockets bounds them where it joins them itself.
+MAX_FRAGMENTS = 4096
 # What OpenAI's own clients rely on; the service sends no pings itself.
 PING_S = 20.0
 # A close is answered within one round trip, or never.
@@ -284,6 +286,9 @@ class _Socket(ClientConnection):
             if event.fin:
                 self._came(b"".join(self._fragments))
                 self._fragments.clear()
+            elif len(self._fragments) == MAX_FRAGMENTS:
+                self.protocol.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+                self.send_data()
         else:
             super().process_event(event)
 

@@ -17,6 +17,7 @@ from gateway.realtime import Listener
 from gateway.realtime.auth import ApiKey
 from gateway.realtime.connection import (
     CLOSE_TIMEOUT_S,
+    MAX_FRAGMENTS,
     MAX_KEPT_MESSAGES,
     Target,
     _Socket,
@@ -198,6 +199,19 @@ async def test_what_the_model_did_wrong_is_the_close_code(frames: list[Frame], c
         assert await happens(lambda: line.ear.closed > 0)
         assert line.ear.told == []
         assert line.link.close_code == code
+
+
+async def test_a_message_in_too_many_parts_ends_the_line() -> None:
+    """Parts of nothing cost no size, but each a place: there is a bound to them as well."""
+    async with _open() as line:
+        line.ear.hear(line.link)
+        line.write(_text(b"", fin=False), *[_more(b"")] * (MAX_FRAGMENTS - 2), _more(b"", fin=True))
+        assert await happens(lambda: line.ear.told == [b""])
+        line.write(_text(b"", fin=False), *[_more(b"")] * MAX_FRAGMENTS)
+
+        assert await happens(lambda: line.ear.closed > 0)
+        assert line.ear.told == [b""]
+        assert line.link.close_code == 1009
 
 
 async def test_pings_and_pongs_are_websockets_own() -> None:

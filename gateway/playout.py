@@ -249,10 +249,10 @@ class Playout:
         """More is queued than any answer needs."""
         return self.queued_ms() > QUEUE_LIMIT_MS
 
-    def collect(self, now: float) -> Sequence[Heard]:
+    def collect(self, now: float) -> list[Heard]:
         """Close the accounts of items that were played to their end."""
         if not self._items or not self._items[0].is_done:
-            return ()
+            return []
         position, heard = self._position(now), []
         while self._items and _is_played(self._items[0], position):
             heard.append(self._close(self._items.popleft(), position))

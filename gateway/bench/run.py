@@ -1,0 +1,258 @@
+"""Measures one gateway from the first call to its limit."""
+
+import asyncio
+import os
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.bench import process
+from gateway.bench.caller import BURST_LIFE_S
+from gateway.bench.figures import Calls, Figures, Usage, Verdict, figures, judge
+from gateway.bench.load import Load, clock
+from gateway.bench.ramp import Ramp
+from gateway.bench.subject import Other, OwnGateway, Subject
+from gateway.bench.tones import FRAME_MS
+
+CONNECT_PER_S = 60.0
+WARM_UP_S = 3.0
+# Until what began in the window has come or is lost.
+SETTLE_S = BURST_LIFE_S + 0.2
+# How long the least lag is looked for, at either end of a window.
+_LAG_S = 1.0
+# Lags at both ends differ by less where nothing is lost: a resampler's rounding.
+_LAG_NOISE_MS = FRAME_MS * 0.75
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure, how long."""
+
+    step_s: float = 8.0
+    calls: int | None = None
+    max_calls: int = 2000
+    latency_step_s: float = 15.0
+    setup_per_s: float = 10.0
+    setup_s: float = 10.0
+    realtime_port: int = 0
+    against: str = ""
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One step and what it proves."""
+
+    name: str
+    figures: Figures
+    verdict: Verdict
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything a run came to; ``capacity`` None where it refuses to conclude."""
+
+    steps: list[Measured] = field(default_factory=list)
+    capacity: int | None = None
+    refusal: str = ""
+    latency: Measured | None = None
+    setup: Measured | None = None
+
+
+Tell = Callable[[str], None]
+
+
+class Bench:
+    """One gateway, one load, step after step."""
+
+    def __init__(self, subject: Subject, plan: Plan, tell: Tell) -> None:
+        self.findings = Findings()
+        self._subject = subject
+        self._plan = plan
+        self._tell = tell
+        self._load: Load | None = None
+        self._idle_kib: int | None = None
+
+    async def run(self) -> Findings:
+        """Measure as planned.
+
+        Raises:
+            PeerRefused: the gateway does not start.
+            OSError: a port is taken.
+        """
+        try:
+            if self._plan.calls is not None:
+                await self._fixed(self._plan.calls)
+            else:
+                await self._search()
+        finally:
+            await self._leave()
+        return self.findings
+
+    # -- the parts of a run
+
+    async def _fixed(self, calls: int) -> None:
+        step = await self._step("fixed", calls, self._plan.step_s)
+        if step.verdict.outcome == "inconclusive":
+            self.findings.refusal = "; ".join(step.verdict.reasons)
+        elif step.verdict.outcome == "passed":
+            self.findings.capacity = calls
+
+    async def _search(self) -> None:
+        ramp = Ramp(self._plan.max_calls)
+        while (calls := ramp.next_calls()) is not None:
+            step = await self._step("ramp", calls, self._plan.step_s)
+            ramp.record(calls, step.verdict.outcome)
+            if step.verdict.outcome != "passed":
+                await self._leave()
+        if ramp.is_load_the_limit:
+            self.findings.refusal = (
+                f"the load side gave out at {ramp.stopped} calls; the gateway carried "
+                f"{ramp.passed}, perhaps more"
+            )
+        elif not ramp.passed:
+            self.findings.refusal = "not even one call passed"
+        if ramp.passed:
+            await self._confirm(ramp.passed)
+            await self._look_closer()
+
+    async def _confirm(self, calls: int) -> None:
+        """The number found stands only if a fresh gateway carries it too."""
+        for _ in range(4):
+            await self._leave()
+            step = await self._step("confirm", calls, self._plan.step_s)
+            if step.verdict.outcome == "passed":
+                if not self.findings.refusal:
+                    self.findings.capacity = calls
+                return
+            calls = max(1, int(calls * 0.95))
+        self.findings.refusal = self.findings.refusal or "no number of calls passed twice"
+
+    async def _look_closer(self) -> None:
+        passed = max(s.figures.calls for s in self.findings.steps if s.verdict.outcome == "passed")
+        half = max(1, (self.findings.capacity or passed) // 2)
+        await self._leave()
+        self.findings.latency = await self._step("half", half, self._plan.latency_step_s)
+        await self._leave()
+        self.findings.setup = await self._setup_step()
+
+    # -- one step
+
+    async def _ready(self) -> Load:
+        if self._load is None:
+            load = Load(self._subject.url, self._plan.realtime_port)
+            await load.open()
+            self._load = load
+            await self._subject.start(load.realtime_port)
+            load.url = self._subject.url
+            await asyncio.sleep(0.5)
+            self._idle_kib = self._memory_kib()
+        return self._load
+
+    async def _leave(self) -> None:
+        """Everybody hangs up; our own gateway stops, so that the next one is fresh."""
+        if self._load is not None:
+            load, self._load = self._load, None
+            await load.close()
+            await self._subject.stop()
+            if not self._subject.can_restart:
+                await asyncio.sleep(1.0)
+
+    async def _step(self, name: str, calls: int, window_s: float) -> Measured:
+        load = await self._ready()
+        lost_before, failures_before = load.lost, len(load.failures)
+        self._tell(f"{name}: {calls} calls ...")
+        await load.grow(calls - load.calls, CONNECT_PER_S)
+        set_up = load.calls
+        await asyncio.sleep(WARM_UP_S)
+        tally, usage, lost_up_ms = await self._window(load, window_s)
+        became = Calls(
+            calls, set_up, load.lost - lost_before, tuple(load.failures[failures_before:])
+        )
+        return self._conclude(name, figures(tally, became, usage, lost_up_ms))
+
+    async def _setup_step(self) -> Measured:
+        load = await self._ready()
+        calls = round(self._plan.setup_per_s * self._plan.setup_s)
+        self._tell(f"set-up: {self._plan.setup_per_s:g} new calls a second ...")
+        began_cpu_s, own_cpu_s = self._cpu_s(), process.own_cpu_s()
+        tally = load.books.open(clock())
+        await load.grow(calls, self._plan.setup_per_s)
+        await asyncio.sleep(6.0)
+        tally.ended_s = clock()
+        usage = Usage(
+            _difference(self._cpu_s(), began_cpu_s),
+            process.own_cpu_s() - own_cpu_s,
+            self._idle_kib,
+            self._memory_kib(),
+        )
+        await asyncio.sleep(SETTLE_S)
+        became = Calls(calls, load.calls, load.lost, tuple(load.failures))
+        return self._conclude("set-up", figures(tally, became, usage, 0.0))
+
+    async def _window(self, load: Load, window_s: float) -> tuple:
+        load.lags_ms()
+        await asyncio.sleep(_LAG_S)
+        before = load.lags_ms()
+        began_cpu_s, own_cpu_s = self._cpu_s(), process.own_cpu_s()
+        tally = load.books.open(clock())
+        await asyncio.sleep(window_s)
+        tally.ended_s = clock()
+        usage = Usage(
+            _difference(self._cpu_s(), began_cpu_s),
+            process.own_cpu_s() - own_cpu_s,
+            self._idle_kib,
+            self._memory_kib(),
+        )
+        await asyncio.sleep(SETTLE_S - _LAG_S)
+        load.lags_ms()
+        await asyncio.sleep(_LAG_S)
+        after = load.lags_ms()
+        grown = [lag - before.get(session, lag) for session, lag in after.items()]
+        return tally, usage, sum(ms for ms in grown if ms > _LAG_NOISE_MS)
+
+    def _conclude(self, name: str, step: Figures) -> Measured:
+        measured = Measured(name, step, judge(step))
+        self.findings.steps.append(measured)
+        self._tell(f"  {measured.verdict.outcome}: {'; '.join(measured.verdict.reasons)} {step}")
+        return measured
+
+    def _cpu_s(self) -> float | None:
+        return None if self._subject.pid is None else process.cpu_s(self._subject.pid)
+
+    def _memory_kib(self) -> int | None:
+        return None if self._subject.pid is None else process.memory_kib(self._subject.pid)
+
+
+def _difference(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+def raise_file_limit() -> None:
+    """Each call needs two sockets on either side."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def bench(plan: Plan, tell: Tell) -> Findings:
+    """Pin both sides to cores of their own and measure.
+
+    Raises:
+        PeerRefused: the gateway does not start.
+        OSError: a port is taken.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:  # noqa: PLR2004  one for each side
+        return Findings(refusal="only one core to run on: load and gateway would share it")
+    raise_file_limit()
+    load_core, gateway_core = cores[0], cores[1]
+    subject: Subject
+    if plan.against:
+        subject = Other(plan.against, plan.pid, gateway_core)
+    else:
+        subject = OwnGateway(gateway_core, os.environ)
+    os.sched_setaffinity(0, {load_core})
+    try:
+        return await Bench(subject, plan, tell).run()
+    finally:
+        os.sched_setaffinity(0, set(cores))

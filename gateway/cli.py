@@ -253,6 +253,46 @@ def check(
     raise SystemExit(_run(report(Terminal(as_json=as_json), settings, is_offline=offline)))
 
 
+@cli.command()
+def bench(
+    *,
+    calls: Annotated[
+        int | None, typer.Option(help="Measure one step with so many calls.", min=1, max=4000)
+    ] = None,
+    step_s: Annotated[float, typer.Option(help="Seconds a step measures.", min=1, max=600)] = 8.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Short steps: a rough number.")] = False,
+    max_calls: Annotated[int, typer.Option(help="Try no more calls.", min=1, max=4000)] = 2000,
+    against: Annotated[
+        str, typer.Option(help="The media WebSocket of another gateway: ws://HOST:PORT/PATH.")
+    ] = "",
+    realtime_port: Annotated[
+        int, typer.Option(help="Where its model listens; 0 takes a free port.", min=0, max=65535)
+    ] = 0,
+    pid: Annotated[
+        int | None, typer.Option(help="Its process: pinned, CPU and memory measured.", min=1)
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
+    chart: Annotated[Path | None, typer.Option(help="Draw an SVG.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Write what GATEWAY_CERTIFICATE reads.")
+    ] = None,
+) -> None:
+    """Find out how many calls one core carries, with callers and a model of its own."""
+    from gateway.bench.command import Files, checked_plan, measure  # noqa: PLC0415  # as above
+
+    plan = checked_plan(
+        calls=calls,
+        step_s=min(step_s, 4.0) if quick else step_s,
+        max_calls=max_calls,
+        against=against,
+        realtime_port=realtime_port,
+        pid=pid,
+    )
+    files = Files(json_file, chart, certificate)
+    if not _run(measure(Terminal(), plan, files, sys.argv)):
+        raise SystemExit(FAILED)
+
+
 def _check_writable(path: Path) -> None:
     """Before anything is paid for: can the file be written where it shall go?"""
     try:

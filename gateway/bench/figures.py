@@ -11,6 +11,8 @@ Outcome = Literal["passed", "failed", "inconclusive"]
 LATENCY_LIMIT_MS = 20.0
 LATENESS_LIMIT_MS = 5.0
 LOAD_CPU_LIMIT = 0.85
+# Of the gateway's core, by programs that have no part in this.
+FOREIGN_CPU_LIMIT = 0.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Figures:
     gaps: Spread
     cpu_ms_per_call_s: float | None
     cpu_share: float | None
+    foreign_cpu_share: float | None
     memory_idle_kib: int | None
     memory_kib: int | None
     lateness: Spread
@@ -80,6 +83,7 @@ class Usage:
     """What a window cost: seconds of CPU, KiB; None where nobody could look."""
 
     gateway_cpu_s: float | None
+    core_busy_s: float
     load_cpu_s: float
     memory_idle_kib: int | None
     memory_kib: int | None
@@ -124,11 +128,18 @@ def figures(tally: Tally, calls: Calls, usage: Usage, lost_up_ms: float) -> Figu
         gaps=spread(tally.gaps_ms),
         cpu_ms_per_call_s=None if cpu_s is None else cpu_s * 1000 / call_s,
         cpu_share=None if cpu_s is None else cpu_s / window_s,
+        foreign_cpu_share=_foreign_share(usage, window_s),
         memory_idle_kib=usage.memory_idle_kib,
         memory_kib=usage.memory_kib,
         lateness=spread(tally.lateness_ms),
         load_cpu_share=usage.load_cpu_s / window_s,
     )
+
+
+def _foreign_share(usage: Usage, window_s: float) -> float | None:
+    if usage.gateway_cpu_s is None:
+        return None
+    return max(0.0, usage.core_busy_s - usage.gateway_cpu_s) / window_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +151,15 @@ class Verdict:
 
 
 def judge(step: Figures) -> Verdict:
-    """Hold a step against what callers notice; a late load proves nothing either way."""
-    late = _lateness(step)
-    if late:
-        return Verdict("inconclusive", tuple(late))
+    """Hold a step against what callers notice; a load that was late, or a core that was shared, proves nothing."""
+    doubts = _doubts(step)
+    if doubts:
+        return Verdict("inconclusive", tuple(doubts))
     reasons = [*_lost_calls(step), *_lost_audio(step), *_bad_turns(step), *_delays(step)]
     return Verdict("failed" if reasons else "passed", tuple(reasons))
 
 
-def _lateness(step: Figures) -> list[str]:
+def _doubts(step: Figures) -> list[str]:
     reasons = []
     if step.lateness.p99_ms > LATENESS_LIMIT_MS:
         reasons.append(
@@ -157,6 +168,11 @@ def _lateness(step: Figures) -> list[str]:
     if step.load_cpu_share > LOAD_CPU_LIMIT:
         reasons.append(
             f"the load took {step.load_cpu_share:.0%} of its core, more than {LOAD_CPU_LIMIT:.0%}"
+        )
+    if (step.foreign_cpu_share or 0.0) > FOREIGN_CPU_LIMIT:
+        reasons.append(
+            f"other programs took {step.foreign_cpu_share:.0%} of the gateway's core, "
+            f"more than {FOREIGN_CPU_LIMIT:.0%}"
         )
     return reasons
 

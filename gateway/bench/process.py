@@ -66,3 +66,14 @@ def is_alive(pid: int) -> bool:
 def own_cpu_s() -> float:
     """User and system time of this process."""
     return time.process_time()
+
+
+def core_busy_s(core: int) -> float:
+    """How long a core has run anything, whoever it was."""
+    for line in (_PROC / "stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name == f"cpu{core}":
+            # proc(5): user nice system idle iowait irq softirq steal
+            times = [int(field) for field in fields[:8]]
+            return (sum(times) - times[3] - times[4]) / _TICKS_S
+    return 0.0

@@ -4,20 +4,27 @@ import asyncio
 import os
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.bench import process
 from gateway.bench.caller import BURST_LIFE_S
-from gateway.bench.figures import Calls, Figures, Usage, Verdict, figures, judge
+from gateway.bench.figures import Calls, Figures, Usage, figures, judge
+from gateway.bench.findings import Findings, Measured
 from gateway.bench.load import Load, clock
 from gateway.bench.ramp import Ramp
+from gateway.bench.report import line
 from gateway.bench.subject import Other, OwnGateway, Subject
+from gateway.bench.tally import Tally
 from gateway.bench.tones import FRAME_MS
 
 CONNECT_PER_S = 60.0
 WARM_UP_S = 3.0
 # Until what began in the window has come or is lost.
 SETTLE_S = BURST_LIFE_S + 0.2
+# An inconclusive step is measured so often before it is believed.
+_ATTEMPTS = 3
+# After the last call of the set-up step has come: a whole answer, and the next begun.
+_SPEAK_S = 6.0
 # How long the least lag is looked for, at either end of a window.
 _LAG_S = 1.0
 # Lags at both ends differ by less where nothing is lost: a resampler's rounding.
@@ -39,34 +46,15 @@ class Plan:
     pid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One step and what it proves."""
-
-    name: str
-    figures: Figures
-    verdict: Verdict
-
-
-@dataclass(slots=True)
-class Findings:
-    """Everything a run came to; ``capacity`` None where it refuses to conclude."""
-
-    steps: list[Measured] = field(default_factory=list)
-    capacity: int | None = None
-    refusal: str = ""
-    latency: Measured | None = None
-    setup: Measured | None = None
-
-
 Tell = Callable[[str], None]
 
 
 class Bench:
     """One gateway, one load, step after step."""
 
-    def __init__(self, subject: Subject, plan: Plan, tell: Tell) -> None:
+    def __init__(self, subject: Subject, core: int, plan: Plan, tell: Tell) -> None:
         self.findings = Findings()
+        self._core = core
         self._subject = subject
         self._plan = plan
         self._tell = tell
@@ -159,6 +147,14 @@ class Bench:
                 await asyncio.sleep(1.0)
 
     async def _step(self, name: str, calls: int, window_s: float) -> Measured:
+        """A step, again while it is inconclusive: what disturbed it may be over."""
+        for _ in range(_ATTEMPTS):
+            measured = await self._attempt(name, calls, window_s)
+            if measured.verdict.outcome != "inconclusive":
+                break
+        return measured
+
+    async def _attempt(self, name: str, calls: int, window_s: float) -> Measured:
         load = await self._ready()
         lost_before, failures_before = load.lost, len(load.failures)
         self._tell(f"{name}: {calls} calls ...")
@@ -175,35 +171,25 @@ class Bench:
         load = await self._ready()
         calls = round(self._plan.setup_per_s * self._plan.setup_s)
         self._tell(f"set-up: {self._plan.setup_per_s:g} new calls a second ...")
-        began_cpu_s, own_cpu_s = self._cpu_s(), process.own_cpu_s()
+        meter = Meter(self._subject.pid, self._core)
         tally = load.books.open(clock())
         await load.grow(calls, self._plan.setup_per_s)
-        await asyncio.sleep(6.0)
+        await asyncio.sleep(_SPEAK_S)
         tally.ended_s = clock()
-        usage = Usage(
-            _difference(self._cpu_s(), began_cpu_s),
-            process.own_cpu_s() - own_cpu_s,
-            self._idle_kib,
-            self._memory_kib(),
-        )
+        usage = meter.read(self._idle_kib)
         await asyncio.sleep(SETTLE_S)
         became = Calls(calls, load.calls, load.lost, tuple(load.failures))
         return self._conclude("set-up", figures(tally, became, usage, 0.0))
 
-    async def _window(self, load: Load, window_s: float) -> tuple:
+    async def _window(self, load: Load, window_s: float) -> tuple[Tally, Usage, float]:
         load.lags_ms()
         await asyncio.sleep(_LAG_S)
         before = load.lags_ms()
-        began_cpu_s, own_cpu_s = self._cpu_s(), process.own_cpu_s()
+        meter = Meter(self._subject.pid, self._core)
         tally = load.books.open(clock())
         await asyncio.sleep(window_s)
         tally.ended_s = clock()
-        usage = Usage(
-            _difference(self._cpu_s(), began_cpu_s),
-            process.own_cpu_s() - own_cpu_s,
-            self._idle_kib,
-            self._memory_kib(),
-        )
+        usage = meter.read(self._idle_kib)
         await asyncio.sleep(SETTLE_S - _LAG_S)
         load.lags_ms()
         await asyncio.sleep(_LAG_S)
@@ -214,18 +200,33 @@ class Bench:
     def _conclude(self, name: str, step: Figures) -> Measured:
         measured = Measured(name, step, judge(step))
         self.findings.steps.append(measured)
-        self._tell(f"  {measured.verdict.outcome}: {'; '.join(measured.verdict.reasons)} {step}")
+        self._tell(line(measured))
         return measured
-
-    def _cpu_s(self) -> float | None:
-        return None if self._subject.pid is None else process.cpu_s(self._subject.pid)
 
     def _memory_kib(self) -> int | None:
         return None if self._subject.pid is None else process.memory_kib(self._subject.pid)
 
 
-def _difference(after: float | None, before: float | None) -> float | None:
-    return None if after is None or before is None else after - before
+class Meter:
+    """What is used from now on; ``pid`` None = nobody may look at the gateway's process."""
+
+    def __init__(self, pid: int | None, core: int) -> None:
+        self._pid = pid
+        self._core = core
+        self._began = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        gateway_s = 0.0 if self._pid is None else process.cpu_s(self._pid)
+        return gateway_s, process.core_busy_s(self._core), process.own_cpu_s()
+
+    def read(self, idle_kib: int | None) -> Usage:
+        """The use since the beginning, and the memory there is now."""
+        gateway_s, core_s, own_s = (
+            now - before for now, before in zip(self._now(), self._began, strict=True)
+        )
+        if self._pid is None:
+            return Usage(None, core_s, own_s, None, None)
+        return Usage(gateway_s, core_s, own_s, idle_kib, process.memory_kib(self._pid))
 
 
 def raise_file_limit() -> None:
@@ -253,6 +254,6 @@ async def bench(plan: Plan, tell: Tell) -> Findings:
         subject = OwnGateway(gateway_core, os.environ)
     os.sched_setaffinity(0, {load_core})
     try:
-        return await Bench(subject, plan, tell).run()
+        return await Bench(subject, gateway_core, plan, tell).run()
     finally:
         os.sched_setaffinity(0, set(cores))

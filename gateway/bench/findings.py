@@ -1,0 +1,25 @@
+"""What a whole run came to."""
+
+from dataclasses import dataclass, field
+
+from gateway.bench.figures import Figures, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One step and what it proves."""
+
+    name: str
+    figures: Figures
+    verdict: Verdict
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything a run came to; ``capacity`` None where it refuses to conclude."""
+
+    steps: list[Measured] = field(default_factory=list)
+    capacity: int | None = None
+    refusal: str = ""
+    latency: Measured | None = None
+    setup: Measured | None = None

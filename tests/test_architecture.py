@@ -97,6 +97,28 @@ ROOMS = {
     "simulator.*": _room("events errors audio.* simulator simulator.*", _SOCKETS | _CLOCK),
     "simulator.caller": _room("events errors audio.* simulator simulator.*"),
     "simulator.server": _room("events errors audio.* simulator simulator.*"),
+    # `gateway bench`: what decides and counts is kept from sockets and clocks, what moves is not.
+    "bench": _room("", _PURE),
+    "bench.*": _room("errors bench.*", _PURE),  # tally, wheel, ramp, figures, findings, report
+    "bench.framing": _room("", (_IO - {"websockets"}) | _CLOCK | _DICE),  # its compiled masking
+    "bench.tones": _room("audio.* events", _IO | _CLOCK | _DICE),
+    "bench.script": _room("audio.* events simulator.* bench.framing", _IO | _CLOCK | _DICE),
+    "bench.caller": _room("bench.* bench.framing bench.script bench.tones", _PURE),
+    "bench.model": _room(
+        "events simulator.* bench.caller bench.framing bench.script bench.tones",
+        _IO | _CLOCK | _DICE,
+    ),
+    "bench.load": _room(
+        "bench.* bench.caller bench.framing bench.model bench.tones", (_DICE | _WIRE)
+    ),
+    "bench.process": _room("", (_IO - {"os"}) | _DICE | _WIRE),
+    "bench.machine": _room("", (_IO - {"os"}) | _CLOCK | _DICE | _WIRE),
+    "bench.subject": _room("errors bench.process", _CLOCK | _DICE | _WIRE),
+    "bench.run": _room(
+        "bench.* bench.caller bench.load bench.process bench.subject bench.tones",
+        _CLOCK | _DICE | _WIRE,
+    ),
+    "bench.command": _room("errors terminal bench.* bench.machine bench.process bench.run"),
     "terminal": _room("", (_IO - {"os"}) | _CLOCK | _DICE),
     "check": _room(f"errors events settings terminal {_MODEL}", _IO - {"asyncio"}),
     "say": _room(f"audio.* errors events settings terminal {_MODEL}", _IO - {"asyncio"}),

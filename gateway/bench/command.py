@@ -1,6 +1,6 @@
 """``gateway bench``: checks its arguments, measures, prints and writes."""
 
-import datetime
+import datetime as dt
 import json
 import sys
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from gateway import __version__
 from gateway.bench import report
+from gateway.bench.chart import check_library, draw
 from gateway.bench.findings import Findings
 from gateway.bench.machine import this_machine
 from gateway.bench.process import is_alive
@@ -57,9 +58,7 @@ def _is_socket_url(url: str) -> bool:
         return False
 
 
-async def measure(
-    terminal: Terminal, plan: Plan, files: Files, arguments: Sequence[str]
-) -> bool:
+async def measure(terminal: Terminal, plan: Plan, files: Files, arguments: Sequence[str]) -> bool:
     """Measure and tell; false when no conclusion is drawn.
 
     Raises:
@@ -80,6 +79,8 @@ def _progress(text: str) -> None:
 
 def _check_files(files: Files) -> None:
     """Before minutes are spent: can every file be written?"""
+    if files.chart is not None:
+        check_library()
     problems = []
     for path in (files.json, files.chart, files.certificate):
         if path is not None:
@@ -103,10 +104,12 @@ def _print(terminal: Terminal, findings: Findings) -> None:
 
 def _write(files: Files, findings: Findings, command: str, *, is_ours: bool) -> None:
     machine = this_machine()
-    measured_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    measured_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     if files.json is not None:
         about = {"gateway": __version__, "measured_at": measured_at}
         _dump(files.json, {**about, **report.as_json(findings, machine, command)})
+    if files.chart is not None:
+        draw(findings, files.chart)
     if files.certificate is not None and findings.capacity is not None and is_ours:
         made = report.certificate(findings.capacity, machine, __version__, measured_at)
         _dump(files.certificate, made)

@@ -151,7 +151,7 @@ class Verdict:
 
 
 def judge(step: Figures) -> Verdict:
-    """Hold a step against what callers notice; a load that was late, or a core that was shared, proves nothing."""
+    """Hold a step against what callers notice; a late load or a shared core proves nothing."""
     doubts = _doubts(step)
     if doubts:
         return Verdict("inconclusive", tuple(doubts))

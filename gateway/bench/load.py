@@ -35,6 +35,7 @@ class _Wire(asyncio.Protocol):
         self._on_closed = on_closed
         self._transport: asyncio.Transport
         self._fd = -1
+        self._is_behind = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember where to write."""
@@ -52,22 +53,27 @@ class _Wire(asyncio.Protocol):
         """Write at once where the socket takes it, so that the time of sending is true."""
         if self.is_closed:
             return
-        waiting = self._transport.get_write_buffer_size()
-        if waiting:
-            if waiting > MAX_UNREAD_BYTES:
+        written = 0
+        if self._is_behind:
+            self._is_behind = self._transport.get_write_buffer_size() > 0
+        if not self._is_behind:
+            try:
+                written = os.write(self._fd, frames)
+            except BlockingIOError:
+                pass
+            except OSError:
                 self.abort()
                 return
-            self._transport.write(frames)
-            return
-        try:
-            written = os.write(self._fd, frames)
-        except BlockingIOError:
-            written = 0
-        except OSError:
-            self.abort()
-            return
         if written < len(frames):
-            self._transport.write(frames[written:])
+            self._queue(frames[written:])
+
+    def _queue(self, rest: bytes) -> None:
+        """Let the loop write what the socket does not take now."""
+        self._transport.write(rest)
+        waiting = self._transport.get_write_buffer_size()
+        self._is_behind = True
+        if waiting > MAX_UNREAD_BYTES:
+            self.abort()
 
     def abort(self) -> None:
         """Cut the connection."""
@@ -257,7 +263,7 @@ class Load:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await asyncio.get_running_loop().create_connection(
-                    lambda: wire, parts.hostname, parts.port or 80
+                    lambda: wire, parts.hostname or "", parts.port or 80
                 )
                 await wire.ready
         except (OSError, TimeoutError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from gateway.bench.caller import Caller
-from gateway.bench.script import CYCLE_MS, SERIAL_LENGTH, Moment, Step, cycle, frame_of
+from gateway.bench.script import CYCLE_MS, Moment, Step, cycle, frame_of, serial
 from gateway.bench.tones import FRAME_MS, Ear, decoded, is_loud
 from gateway.events import AudioFormat
 from gateway.simulator.options import (
@@ -57,6 +57,7 @@ class Session:
         self._pair = pair
         self._clock = clock
         self._options: Options = default_options("gpt-realtime")
+        self._append_head = b""
         self._heard_bytes = 0
         self._first_append_s = 0.0
         self._is_updated = False
@@ -91,13 +92,19 @@ class Session:
 
     def receive(self, text: bytes, now: float) -> None:
         """One message of the gateway."""
-        if b"input_audio_buffer.append" in text:
+        head = self._append_head
+        if (head and text.startswith(head)) or b"input_audio_buffer.append" in text:
             self._hear(text, now)
         else:
             self._request(text, now)
 
     def _hear(self, text: bytes, now: float) -> None:
-        start = text.find(b'"', text.find(b'"audio"') + 7) + 1
+        head = self._append_head
+        if head and text.startswith(head):
+            start = len(head)
+        else:
+            start = text.find(b'"', text.find(b'"audio"') + 7) + 1
+            self._append_head = text[:start]
         stop = text.find(b'"', start)
         if not self._first_append_s and self._is_updated:
             self._first_append_s = now
@@ -109,8 +116,7 @@ class Session:
             self._listen(text[start:stop])
             return
         lag_ms = caller.sent_frames * FRAME_MS - self._heard_bytes / self._input.bytes_per_ms
-        if lag_ms < self.lag_floor_ms:
-            self.lag_floor_ms = lag_ms
+        self.lag_floor_ms = min(self.lag_floor_ms, lag_ms)
         if caller.bursts and is_loud(decoded(text[start:stop], self._input)):
             caller.burst_heard(now, lag_ms - self.lag_floor_ms)
 
@@ -176,8 +182,7 @@ class Session:
     def _note(self, moment: Moment) -> None:
         if moment is Moment.ANSWER_STARTS:
             self._answers += 1
-            self._serial = b"%08d%08d" % (self._number, self._answers)
-            assert len(self._serial) == SERIAL_LENGTH
+            self._serial = serial(self._number, self._answers)
         elif self.caller is None:
             return
         elif moment is Moment.FIRST_DELTA:

@@ -33,7 +33,9 @@ class Ramp:
         if self.stopped is None:
             if self.passed >= self.max_calls:
                 return None
-            return min(self.max_calls, round(self.passed * GROWTH) or min(self.first, self.max_calls))
+            return min(
+                self.max_calls, round(self.passed * GROWTH) or min(self.first, self.max_calls)
+            )
         if self.stopped - self.passed <= max(1, self.passed * PRECISION):
             return None
         return (self.passed + self.stopped) // 2

@@ -23,8 +23,8 @@ from gateway.simulator.options import Dialect
 
 ANSWER_MS = 3000
 ANSWER_EVERY_MS = 4000
+CYCLE_MS = 2 * ANSWER_EVERY_MS
 BARGE_IN_AFTER_MS = 1500
-SERIAL_LENGTH = 16
 
 _DELTA_MS = 100
 _PACE = 4
@@ -34,8 +34,8 @@ _WORD_OFFSET_MS = _DELTA_EVERY_MS // 2
 _DELTAS = ANSWER_MS // _DELTA_MS
 # From the end of the caller's turn to the first sound.
 _THINKING_MS = 200
-_SERIAL = "@" * SERIAL_LENGTH
-_WORDS = "It is a pleasure to help you with that today of course ".split() * 3
+_SERIAL = "@" * 16
+_WORDS = ("Of", "course,", "I", "will", "look", "that", "up", "for", "you", "now.") * 3
 
 
 class Moment(Enum):
@@ -66,13 +66,13 @@ def cycle(dialect: Dialect, audio: AudioFormat) -> tuple[Step, ...]:
         "audio_start_ms": 5000,
         "item_id": f"item_{_SERIAL}_next",
     }
-    steps.append(
-        _step(began_ms + BARGE_IN_AFTER_MS, Moment.SPEECH_STARTED, [barge_in], dialect)
-    )
+    steps.append(_step(began_ms + BARGE_IN_AFTER_MS, Moment.SPEECH_STARTED, [barge_in], dialect))
     return tuple(sorted(steps, key=lambda step: step.at_ms))
 
 
-CYCLE_MS = 2 * ANSWER_EVERY_MS
+def serial(session: int, answer: int) -> bytes:
+    """What stands in the ids of one answer; always of one length, so that frames keep theirs."""
+    return b"%08d%08d" % (session % 10**8, answer % 10**8)
 
 
 def frame_of(event: Event, dialect: Dialect) -> bytes:
@@ -132,9 +132,7 @@ def _about_item(name: str, item: Event) -> Event:
     return {"type": name, "response_id": f"resp_{_SERIAL}", "output_index": 0, "item": item}
 
 
-def _response(
-    audio: AudioFormat, status: str, output: list[Event], usage: Event | None
-) -> Event:
+def _response(audio: AudioFormat, status: str, output: list[Event], usage: Event | None) -> Event:
     kinds = {"pcm": "audio/pcm", "ulaw": "audio/pcmu", "alaw": "audio/pcma"}
     audio_format: Event = {"type": kinds[audio.encoding]}
     if audio.encoding == "pcm":

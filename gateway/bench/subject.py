@@ -17,8 +17,10 @@ from gateway.errors import PeerRefused
 
 START_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 5.0
+_LOOK_S = 0.1
 _LISTENS = re.compile(r"taking calls on [^:]+:(\d+),")
 _MOST_CALLS = 10_000
+_SERVE = ("-m", "gateway", "serve", "--host", "127.0.0.1", "--port", "0", "--ops-port", "0")
 
 
 class Other:
@@ -62,8 +64,7 @@ class OwnGateway:
         self._log = tempfile.NamedTemporaryFile(prefix="gateway-bench-", suffix=".log")  # noqa: SIM115
         with _on_core(self._core):
             self._process = subprocess.Popen(  # noqa: ASYNC220, S603  ourselves, before any load
-                [sys.executable, "-m", "gateway", "serve", "--host", "127.0.0.1", "--port", "0"]
-                + ["--ops-port", "0"],
+                [sys.executable, *_SERVE],
                 env=_environment(self._environ, realtime_port),
                 stdout=self._log,
                 stderr=self._log,
@@ -72,19 +73,19 @@ class OwnGateway:
         self.url = f"ws://127.0.0.1:{await self._port()}/twilio/media"
 
     async def _port(self) -> int:
-        assert self._process is not None
-        assert self._log is not None
-        path = Path(self._log.name)
-        for _ in range(int(START_TIMEOUT_S / 0.1)):
-            found = _LISTENS.search(path.read_text(errors="replace"))
+        for _ in range(int(START_TIMEOUT_S / _LOOK_S)):
+            found = _LISTENS.search(self._words())
             if found:
                 return int(found[1])
-            if self._process.poll() is not None:
+            if self._process is None or self._process.poll() is not None:
                 break
-            await asyncio.sleep(0.1)
-        words = path.read_text(errors="replace").strip().splitlines()
+            await asyncio.sleep(_LOOK_S)
+        words = self._words().strip().splitlines()
         await self.stop()
         raise PeerRefused("the gateway does not start: " + (words[-1] if words else "no word"))
+
+    def _words(self) -> str:
+        return Path(self._log.name).read_text(errors="replace") if self._log else ""
 
     async def stop(self) -> None:
         """Stop it; at once where it does not by itself."""

@@ -259,7 +259,7 @@ def bench(
     calls: Annotated[
         int | None, typer.Option(help="Measure one step with so many calls.", min=1, max=4000)
     ] = None,
-    step_s: Annotated[float, typer.Option(help="Seconds a step measures.", min=1, max=600)] = 8.0,
+    step_s: Annotated[float, typer.Option(help="Seconds a step measures.", min=4, max=600)] = 8.0,
     quick: Annotated[bool, typer.Option("--quick", help="Short steps: a rough number.")] = False,
     max_calls: Annotated[int, typer.Option(help="Try no more calls.", min=1, max=4000)] = 2000,
     against: Annotated[

@@ -30,7 +30,7 @@ from tests.running import (
 
 CALLER = str(ROOT / "tests" / "sounds" / "caller-short.wav")
 SERVING = r"taking calls on 127\.0\.0\.1:(\d+), operations on 127\.0\.0\.1:(\d+)"
-COMMANDS = ("serve", "demo", "call", "say", "simulator", "check")
+COMMANDS = ("serve", "demo", "call", "say", "simulator", "check", "bench")
 
 Printed = pytest.CaptureFixture[str]
 Gateway = Callable[..., int]
@@ -83,6 +83,8 @@ def test_the_version_is_one_line(run: Gateway, capsys: Printed) -> None:
         ("call",),
         ("call", CALLER, "--calls", "0"),
         ("simulator", "--port", "70000"),
+        ("bench", "--calls", "0"),
+        ("bench", "--against", "http://not-a-socket"),
     ],
 )
 def test_a_wrong_argument_is_bad_input(

@@ -5,6 +5,7 @@ it is sent, echoes marks by it, and on ``clear`` echoes what is outstanding at o
 Message shapes: twilio.com/docs/voice/media-streams/websocket-messages.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -56,7 +57,7 @@ class Caller:
         self._until_burst = BURST_EVERY + number % BURST_EVERY
         self._marks: deque[tuple[float, bytes]] = deque()
         self._played_until_s = 0.0
-        self._answer_s = 0.0
+        self._answer_s = -math.inf
         self._answer_ms = 0.0
         self._is_awaiting_audio = False
         self._is_to_be_cut = False
@@ -174,7 +175,8 @@ class Caller:
     def answer_starts(self, now: float, *, is_to_be_cut: bool) -> None:
         """The first delta of an answer is being written: the one before is closed."""
         tally = self._books.tally
-        if not self._is_to_be_cut and tally.covers(self._answer_s):
+        # The one before may have begun ahead of the window: calls were complete by then.
+        if self._answer_s > 0 and not self._is_to_be_cut and tally.covers(now):
             self._close_answer()
         self._answer_s, self._answer_ms = now, 0.0
         self._is_awaiting_audio, self._is_cleared = True, False

@@ -85,7 +85,10 @@ def _check_files(files: Files) -> None:
     for path in (files.json, files.chart, files.certificate):
         if path is not None:
             try:
+                has_been = path.exists()
                 path.open("ab").close()
+                if not has_been:
+                    path.unlink()
             except OSError as error:
                 problems.append(f"{path}: {error.strerror}")
     if problems:

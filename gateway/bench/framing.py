@@ -112,7 +112,7 @@ class Splitter:
 
 def _whole_text(stream: bytes) -> bytes | None:
     """The text of one masked message of middling length, if the stream is just that."""
-    if stream[:2] != b"\x81\xfe" or len(stream) != 8 + (stream[2] << 8 | stream[3]):
+    if stream[:2] != b"\x81\xfe" or len(stream) != 8 + int.from_bytes(stream[2:4], "big"):
         return None
     return apply_mask(stream[8:], stream[4:8])
 

@@ -20,6 +20,8 @@ CONNECT_TIMEOUT_S = 10.0
 # Audio of a call that the gateway does not read; more means that it has hung.
 MAX_UNREAD_BYTES = 4 * 1024 * 1024
 _TICK_S = 0.001
+# In which the loop lets go of what was closed.
+_LAST_CALLBACKS_S = 0.05
 
 clock = time.monotonic
 
@@ -33,7 +35,7 @@ class _Wire(asyncio.Protocol):
         self._splitter = Splitter()
         self._received = b""
         self._on_closed = on_closed
-        self._transport: asyncio.Transport
+        self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._is_behind = False
 
@@ -54,7 +56,7 @@ class _Wire(asyncio.Protocol):
         if self.is_closed:
             return
         written = 0
-        if self._is_behind:
+        if self._is_behind and self._transport is not None:
             self._is_behind = self._transport.get_write_buffer_size() > 0
         if not self._is_behind:
             try:
@@ -69,6 +71,8 @@ class _Wire(asyncio.Protocol):
 
     def _queue(self, rest: bytes) -> None:
         """Let the loop write what the socket does not take now."""
+        if self._transport is None:
+            return
         self._transport.write(rest)
         waiting = self._transport.get_write_buffer_size()
         self._is_behind = True
@@ -78,7 +82,8 @@ class _Wire(asyncio.Protocol):
     def abort(self) -> None:
         """Cut the connection."""
         self.is_closed = True
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the gateway."""
@@ -109,7 +114,12 @@ class _Wire(asyncio.Protocol):
                 self.send(self.frame(payload, PONG))
             elif opcode == CLOSE:
                 self.send(self.frame(payload, CLOSE))
-                self._transport.close()
+                self._leave()
+
+    def _leave(self) -> None:
+        self.is_closed = True
+        if self._transport is not None:
+            self._transport.close()
 
     def frame(self, payload: bytes, opcode: int) -> bytes:
         """A frame as this side writes it."""
@@ -232,6 +242,7 @@ class Load:
         self._server.close()
         for wire in list(self._sessions.values()):
             wire.abort()
+        await asyncio.sleep(_LAST_CALLBACKS_S)
         gc.unfreeze()
 
     def upgrade(self, key: bytes) -> bytes:
@@ -267,6 +278,7 @@ class Load:
                 )
                 await wire.ready
         except (OSError, TimeoutError) as error:
+            wire.abort()
             self._waiting.pop(wire.caller.number, None)
             self.failures.append(f"{type(error).__name__}: {error}"[:100])
             return False

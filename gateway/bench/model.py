@@ -7,7 +7,15 @@ from typing import Any
 import msgspec
 
 from gateway.bench.caller import Caller
-from gateway.bench.script import CYCLE_MS, Moment, Step, cycle, frame_of, serial
+from gateway.bench.script import (
+    CYCLE_MS,
+    Moment,
+    Step,
+    cycle,
+    frame_of,
+    second_answer,
+    serial,
+)
 from gateway.bench.tones import FRAME_MS, Ear, decoded, is_loud
 from gateway.events import AudioFormat
 from gateway.simulator.options import (
@@ -160,8 +168,11 @@ class Session:
 
     def _begin(self, now: float, after_ms: int) -> None:
         # A later wish than this one finds the first answer begun, or brings it forward.
-        self._began_ms = int(now * 1000) + after_ms
-        self._wake(self, self._began_ms)
+        starts_ms = int(now * 1000) + after_ms
+        # Half of the sessions begin with the answer that is cut: as many of each at any time.
+        self._place = second_answer(self._script) if self._number % 2 else 0
+        self._began_ms = starts_ms - self._script[self._place].at_ms
+        self._wake(self, starts_ms)
 
     # -- what it says unasked
 
@@ -185,7 +196,8 @@ class Session:
             self._serial = serial(self._number, self._answers)
         elif self.caller is None:
             return
-        elif moment is Moment.FIRST_DELTA:
-            self.caller.answer_starts(self._clock(), is_to_be_cut=self._answers % 2 == 0)
-        else:
+        elif moment is Moment.SPEECH_STARTED:
             self.caller.speech_started(self._clock())
+        else:
+            is_to_be_cut = moment is Moment.FIRST_DELTA_TO_BE_CUT
+            self.caller.answer_starts(self._clock(), is_to_be_cut=is_to_be_cut)

@@ -44,6 +44,7 @@ class Moment(Enum):
     NOTHING = auto()
     ANSWER_STARTS = auto()
     FIRST_DELTA = auto()
+    FIRST_DELTA_TO_BE_CUT = auto()
     SPEECH_STARTED = auto()
 
 
@@ -59,7 +60,10 @@ class Step:
 @cache
 def cycle(dialect: Dialect, audio: AudioFormat) -> tuple[Step, ...]:
     """Two answers: one that is heard in full, one that is interrupted."""
-    steps = [*_answer(dialect, audio, 0), *_answer(dialect, audio, ANSWER_EVERY_MS)]
+    steps = [
+        *_answer(dialect, audio, 0, Moment.FIRST_DELTA),
+        *_answer(dialect, audio, ANSWER_EVERY_MS, Moment.FIRST_DELTA_TO_BE_CUT),
+    ]
     began_ms = ANSWER_EVERY_MS + _THINKING_MS
     barge_in = {
         "type": "input_audio_buffer.speech_started",
@@ -86,11 +90,16 @@ def _step(at_ms: int, moment: Moment, events: list[Event], dialect: Dialect) -> 
     return Step(at_ms, moment, tuple(frames.split(_SERIAL.encode())))
 
 
-def _answer(dialect: Dialect, audio: AudioFormat, at_ms: int) -> Iterator[Step]:
+def second_answer(script: tuple[Step, ...]) -> int:
+    """The place in a cycle where its second answer begins."""
+    return next(place for place, step in enumerate(script) if step.at_ms >= ANSWER_EVERY_MS)
+
+
+def _answer(dialect: Dialect, audio: AudioFormat, at_ms: int, first: Moment) -> Iterator[Step]:
     yield _step(at_ms, Moment.ANSWER_STARTS, _beginning(audio), dialect)
     first_ms = at_ms + _THINKING_MS
     for number, payload in enumerate(_deltas(audio)):
-        moment = Moment.NOTHING if number else Moment.FIRST_DELTA
+        moment = Moment.NOTHING if number else first
         due_ms = first_ms + number * _DELTA_EVERY_MS
         sound = _named("response.output_audio.delta", delta=payload)
         words = _named("response.output_audio_transcript.delta", delta=f"{_WORDS[number]} ")

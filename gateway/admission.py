@@ -7,7 +7,7 @@ import hmac
 import secrets
 import struct
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from gateway.errors import AuthRejected, CallRejected
 
@@ -17,16 +17,22 @@ _NONCE_BYTES = 16
 _BODY = struct.Struct(">d16s32s")
 
 
+class Proof(NamedTuple):
+    """A token that is genuine, and has yet to be used: its nonce, and when it expires (unix s)."""
+
+    nonce: bytes
+    expires_at: float
+
+
 class Tokens:
-    """Mints and redeems tokens: bound to a call id, good for a minute, good once.
+    """Mints tokens and proves them: bound to a call id, good for a minute.
 
     A token is ``expiry | 128-bit nonce | hash of the call id | HMAC-SHA256 of these`` in base64url,
-    so that any process with the key can check it; only used ones need remembering.
+    so that any process with the key can check it; ``UsedTokens`` sees to it that it is good once.
     """
 
     def __init__(self, key: bytes | None = None) -> None:
         self._key = key or secrets.token_bytes(32)
-        self._used: dict[bytes, float] = {}
 
     def mint(self, call_id: str, now: float) -> str:
         """A token for one call; ``now`` is unix seconds."""
@@ -34,12 +40,11 @@ class Tokens:
         body = _BODY.pack(now + TOKEN_LIFE_S, nonce, _digest(call_id))
         return base64.urlsafe_b64encode(body + self._seal(body)).decode()
 
-    def redeem(self, token: str, call_id: str, now: float) -> None:
-        """Accept a token once.
+    def prove(self, token: str, call_id: str, now: float) -> Proof:
+        """Check that a token was minted with our key, for this call, within the last minute.
 
         Raises:
-            AuthRejected: kind missing, signature (made up), mismatch (of another call), expired,
-                replay.
+            AuthRejected: kind missing, signature (made up), mismatch (of another call), expired.
         """
         if not token:
             raise AuthRejected("missing", "no token in the start message")
@@ -48,10 +53,7 @@ class Tokens:
             raise AuthRejected("mismatch", "the token is of another call")
         if now > expires_at:
             raise AuthRejected("expired", "the token is too old")
-        self._forget(now)
-        if nonce in self._used:
-            raise AuthRejected("replay", "the token was used before")
-        self._used[nonce] = expires_at
+        return Proof(nonce, expires_at)
 
     def _open(self, token: str) -> tuple[float, bytes, bytes]:
         try:
@@ -67,10 +69,24 @@ class Tokens:
     def _seal(self, body: bytes) -> bytes:
         return hmac.digest(self._key, body, hashlib.sha256)
 
-    def _forget(self, now: float) -> None:
-        """Used tokens are remembered until they expire: at most a minute's worth."""
+
+class UsedTokens:
+    """Which tokens were used; each is remembered until it expires: at most a minute's worth."""
+
+    def __init__(self) -> None:
+        self._used: dict[bytes, float] = {}
+
+    def use(self, proof: Proof, now: float) -> None:
+        """Accept a token once; ``now`` is unix seconds.
+
+        Raises:
+            AuthRejected: kind replay.
+        """
         for nonce in [nonce for nonce, at in self._used.items() if at < now]:
             del self._used[nonce]
+        if proof.nonce in self._used:
+            raise AuthRejected("replay", "the token was used before")
+        self._used[proof.nonce] = proof.expires_at
 
 
 def _digest(call_id: str) -> bytes:
@@ -78,7 +94,7 @@ def _digest(call_id: str) -> bytes:
 
 
 @dataclass(slots=True)
-class Admission:
+class Places:
     """Counts the places: sockets that wait for their start message, and calls."""
 
     limit: int
@@ -133,3 +149,94 @@ class Admission:
     def calls(self) -> int:
         """Calls that are running."""
         return len(self._calls)
+
+
+class Admission(Protocol):
+    """Who may come in, as the lobby asks it: of this process alone, or of all workers together."""
+
+    is_draining: bool
+
+    async def check(self) -> None:
+        """See whether one more call could be taken.
+
+        Raises:
+            CallRejected: reason drain, capacity, or supervisor_timeout (nobody knows).
+        """
+
+    async def wait(self) -> None:
+        """A media socket takes a place before it has said which call it is.
+
+        Raises:
+            CallRejected: as ``check``.
+        """
+
+    def stop_waiting(self) -> None:
+        """The socket of ``wait`` has spoken, or is gone."""
+
+    async def begin(self, provider: str, call_id: str, proof: Proof | None, now: float) -> None:
+        """A call takes its place and uses its token, where it has one; ``now`` is unix seconds.
+
+        Raises:
+            AuthRejected: kind replay.
+            CallRejected: reason duplicate_call, or supervisor_timeout.
+        """
+
+    def end(self, provider: str, call_id: str) -> None:
+        """The call's place is free; harmless when it was."""
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a socket of this process has yet to say which call it is, or to be let in."""
+
+    @property
+    def calls(self) -> int:
+        """Calls that are running in this process."""
+
+
+class OwnAdmission:
+    """The admission of a process that has the gateway for itself."""
+
+    def __init__(self, limit: int) -> None:
+        self._places = Places(limit)
+        self._used = UsedTokens()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether nobody new is taken."""
+        return self._places.is_draining
+
+    @is_draining.setter
+    def is_draining(self, value: bool) -> None:
+        self._places.is_draining = value
+
+    async def check(self) -> None:
+        """As ``Admission``; decided on the spot."""
+        self._places.check()
+
+    async def wait(self) -> None:
+        """As ``Admission``; decided on the spot."""
+        self._places.wait()
+
+    def stop_waiting(self) -> None:
+        """As ``Admission``."""
+        self._places.stop_waiting()
+
+    async def begin(self, provider: str, call_id: str, proof: Proof | None, now: float) -> None:
+        """As ``Admission``; decided on the spot."""
+        if proof is not None:
+            self._used.use(proof, now)
+        self._places.begin(provider, call_id)
+
+    def end(self, provider: str, call_id: str) -> None:
+        """As ``Admission``."""
+        self._places.end(provider, call_id)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """As ``Admission``."""
+        return self._places.is_waited_for
+
+    @property
+    def calls(self) -> int:
+        """As ``Admission``."""
+        return self._places.calls

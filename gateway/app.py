@@ -4,6 +4,7 @@ import asyncio
 import functools
 import itertools
 import secrets
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,7 +19,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from gateway.admission import Admission, Tokens
+from gateway.admission import Admission, OwnAdmission, Tokens
 from gateway.audio.wav import read_wav
 from gateway.breaker import Breaker
 from gateway.bridge import Bridge, Outside
@@ -35,6 +36,7 @@ from gateway.realtime.auth import Auth, EntraToken
 from gateway.realtime.connection import auth_from, dial, target_from
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.settings import Agent, Settings
+from gateway.tls import server_tls
 
 PROMPT_HZ: Final = 24_000
 # A refused stream may come back after this many seconds.
@@ -103,7 +105,7 @@ async def _voice(request: web.Request) -> web.Response:
     if call is None:
         raise web.HTTPBadRequest(text="no call in this request\n")
     try:
-        gateway.admission.check()
+        await gateway.admission.check()
     except CallRejected as rejected:
         gateway.metrics.rejected(rejected.stage, rejected.reason)
         return _reply(door.refuse(rejected.reason))
@@ -140,7 +142,7 @@ async def _media(request: web.Request) -> web.WebSocketResponse:
     incoming = await _incoming(request)
     _verify(gateway, door, incoming)
     try:
-        gateway.admission.wait()
+        await gateway.admission.wait()
     except CallRejected as rejected:
         gateway.metrics.rejected(rejected.stage, rejected.reason)
         raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)}) from None
@@ -184,7 +186,7 @@ async def _answer(
     try:
         started = await bridge.await_start()
         place.leave()
-        agent = _admit(gateway, door, started)
+        agent = await _admit(gateway, door, started)
     except CallRejected as rejected:
         _note_rejection(gateway, door, rejected)
         await bridge.turn_away()
@@ -203,11 +205,16 @@ async def _answer(
         watch.close()
 
 
-def _admit(gateway: Gateway, door: Door, started: CallStarted) -> Agent:
+async def _admit(gateway: Gateway, door: Door, started: CallStarted) -> Agent:
     """Check the token, take the call's place, and choose who answers."""
+    call_id, now, proof = started.provider_call_id, time.time(), None
     if door.needs_token and not gateway.settings.insecure:
-        gateway.tokens.redeem(started.token, started.provider_call_id, time.time())
-    gateway.admission.begin(door.name, started.provider_call_id)
+        proof = gateway.tokens.prove(started.token, call_id, now)
+    try:
+        await gateway.admission.begin(door.name, call_id, proof, now)
+    finally:
+        # Who asks to be let in is waited for; one that was refused must not be waited for longer.
+        gateway.note_departure()
     name = started.parameters.get("agent", "")
     named = gateway.settings.agents.get(name)
     if name and named is None:
@@ -354,7 +361,7 @@ async def _form(request: web.Request) -> Mapping[str, object]:
 
 def _base_url(request: web.Request) -> str:
     """From the settings; only a gateway without any proof of origin trusts the Host header."""
-    return request.app[GATEWAY].settings.public_url or f"http://{request.host}"
+    return request.app[GATEWAY].settings.public_url or f"{request.scheme}://{request.host}"
 
 
 def _verify(gateway: Gateway, door: Door, incoming: HttpRequest) -> None:
@@ -386,14 +393,20 @@ def public_app(gateway: Gateway) -> web.Application:
 # ------------------------------------------------------------- operations listener
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the operations listener tells: the metrics page, and why not ready ("" = ready)."""
+
+    page: Callable[[], bytes]
+    why_not_ready: Callable[[], str]
+
+
+STATE: Final = web.AppKey("STATE", State)
+
+
 async def _metrics(request: web.Request) -> web.Response:
-    gateway = request.app[GATEWAY]
-    gateway.metrics.set_breaker(is_open=gateway.breaker.is_open)
-    if isinstance(gateway.auth, EntraToken):
-        gateway.metrics.set_token_expiry(gateway.auth.expires_at)
-    return web.Response(
-        body=generate_latest(gateway.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-    )
+    page = request.app[STATE].page()
+    return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def _livez(_request: web.Request) -> web.Response:
@@ -401,22 +414,45 @@ async def _livez(_request: web.Request) -> web.Response:
 
 
 async def _readyz(request: web.Request) -> web.Response:
-    if request.app[GATEWAY].is_ready:
-        return web.Response(text="ready\n")
-    return web.Response(status=503, text="draining\n")
+    why_not = request.app[STATE].why_not_ready()
+    return web.Response(status=503 if why_not else 200, text=f"{why_not or 'ready'}\n")
 
 
-def ops_app(gateway: Gateway) -> web.Application:
+def ops_app(state: State) -> web.Application:
     """The operations listener: metrics and health."""
     app = web.Application()
-    app[GATEWAY] = gateway
+    app[STATE] = state
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/livez", _livez)
     app.router.add_get("/readyz", _readyz)
     return app
 
 
+def _state_of(gateway: Gateway) -> State:
+    def page() -> bytes:
+        _renew_gauges(gateway)
+        return generate_latest(gateway.registry)
+
+    return State(page, lambda: "" if gateway.is_ready else "draining")
+
+
+def _renew_gauges(gateway: Gateway) -> None:
+    """What is looked at rather than told."""
+    gateway.metrics.set_breaker(is_open=gateway.breaker.is_open)
+    if isinstance(gateway.auth, EntraToken):
+        gateway.metrics.set_token_expiry(gateway.auth.expires_at)
+
+
 # ------------------------------------------------------------- opening and closing
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the workers of one gateway have in common."""
+
+    admission: Admission
+    token_key: bytes
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,6 +462,13 @@ class Running:
     gateway: Gateway
     port: int
     ops_port: int
+    # A process alone does not outlive its failure.
+    failed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def calls(self) -> int:
+        """Calls that are going on."""
+        return self.gateway.admission.calls
 
     async def drain(self, limit_s: float) -> None:
         """Take no new calls, wait for those there are, then say goodbye to the rest."""
@@ -452,32 +495,52 @@ async def _all_gone(gateway: Gateway, limit_s: float) -> bool:
 
 
 @asynccontextmanager
-async def open_gateway(settings: Settings) -> AsyncIterator[Running]:
+async def open_gateway(settings: Settings, shared: Shared | None = None) -> AsyncIterator[Running]:
     """Open both listeners; on leaving, whatever still runs is ended at once.
+
+    Args:
+        settings: all of them.
+        shared: given to one worker of several: it has the public listener only, on a port that
+            the others listen on too (``ops_port`` is 0).
 
     Raises:
         OSError: an address is taken or not ours.
         AudioFileError: a prompt cannot be used.
+        SettingsError: the certificate of the public listener cannot be used.
     """
     async with AsyncExitStack() as stack:
-        gateway = await _build(settings, stack)
-        lag = asyncio.create_task(_watch_lag(gateway.metrics))
+        gateway = await _build(settings, stack, shared)
+        lag = asyncio.create_task(_watch_lag(gateway))
         stack.callback(lag.cancel)
-        ops_port = await _listen(stack, ops_app(gateway), settings.ops_host, settings.ops_port)
-        port = await _listen(stack, public_app(gateway), settings.host, settings.port)
+        tls, ops_port = server_tls(settings), 0
+        if shared is None:
+            ops_port = await open_ops(stack, settings, _state_of(gateway))
+        port = shared.port if shared else settings.port
+        site = _Site(settings.host, port, tls, is_shared=shared is not None)
+        port = await _listen(stack, public_app(gateway), site)
         gateway.metrics.set_ready(is_ready=True)
         yield Running(gateway, port, ops_port)
 
 
-async def _build(settings: Settings, stack: AsyncExitStack) -> Gateway:
+async def open_ops(stack: AsyncExitStack, settings: Settings, state: State) -> int:
+    """Open the operations listener; returns its port.
+
+    Raises:
+        OSError: its address is taken or not ours.
+    """
+    return await _listen(stack, ops_app(state), _Site(settings.ops_host, settings.ops_port))
+
+
+async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | None) -> Gateway:
     # A second series beside each counter, which nobody asked for.
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types here
     registry = CollectorRegistry()
     add_process_metrics(registry)
-    open_doors = _doors(settings)
+    open_doors = doors_of(settings)
     metrics = Metrics(registry, tuple(open_doors), tuple(settings.agents))
     metrics.set_insecure(is_insecure=settings.insecure)
-    metrics.set_calls_limit(settings.max_calls)
+    metrics.set_calls_limit(settings.call_limit)
+    metrics.set_workers(1)
     timeout = aiohttp.ClientTimeout(total=REST_TIMEOUT_S)
     http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
     auth = auth_from(settings, metrics.token_refreshed)
@@ -490,7 +553,8 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Gateway:
         breaker=Breaker(_dial(settings, auth, stack), time.monotonic),
         prompts=load_prompts(settings),
         http=http,
-        admission=Admission(settings.max_calls),
+        admission=shared.admission if shared else OwnAdmission(settings.call_limit),
+        tokens=Tokens(shared.token_key if shared else settings.token_key_bytes),
     )
 
 
@@ -503,7 +567,8 @@ def _dial(settings: Settings, auth: Auth, stack: AsyncExitStack) -> Dial:
     return functools.partial(dial, target_from(settings, auth))
 
 
-def _doors(settings: Settings) -> dict[str, Door]:
+def doors_of(settings: Settings) -> dict[str, Door]:
+    """The door of every provider that the settings name a secret of."""
     password = settings.asterisk_password
     return doors(
         public_url=settings.public_url,
@@ -534,20 +599,33 @@ def shipped_sound(name: str) -> str:
     return str(resources.files("gateway") / "prompts" / name)
 
 
-async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> int:
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """Where to listen; ``is_shared``: beside other processes, the kernel deals connections out."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    is_shared: bool = False
+
+
+async def _listen(stack: AsyncExitStack, app: web.Application, site: _Site) -> int:
     runner = web.AppRunner(
         app, access_log=None, keepalive_timeout=KEEP_ALIVE_S, shutdown_timeout=0.1
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    site = web.TCPSite(runner, host, port)
-    await site.start()
+    await web.TCPSite(
+        runner, site.host, site.port, ssl_context=site.tls, reuse_port=site.is_shared or None
+    ).start()
     return int(runner.addresses[0][1])
 
 
-async def _watch_lag(metrics: Metrics) -> None:
+async def _watch_lag(gateway: Gateway) -> None:
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_EVERY_S
         await asyncio.sleep(LAG_EVERY_S)
-        metrics.loop_lag(loop.time() - due)
+        gateway.metrics.loop_lag(loop.time() - due)
+        # Nobody scrapes a worker: its gauges are in a file that the supervisor reads.
+        _renew_gauges(gateway)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from gateway.errors import ConnectError
+from gateway.errors import ConnectError, SettingsError
 from gateway.events import ConfigureSession, RealtimeError, SessionUpdated
 from gateway.realtime import Link
 from gateway.realtime.connection import dial, target_from
@@ -15,6 +15,7 @@ from gateway.realtime.inbox import messages
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.settings import Agent, Settings
 from gateway.terminal import Terminal
+from gateway.tls import server_tls
 
 # What to do about each way of not getting through.
 ADVICE: Final[Mapping[str, str]] = {
@@ -77,9 +78,23 @@ def look_at_settings(settings: Settings) -> list[Finding]:
     findings = [
         Finding("model", is_well=True, detail=f"{service} at {where}, {settings.dialect} dialect"),
         Finding("credential", is_well=True, detail=settings.credential_reason),
+        Finding("calls", is_well=True, detail=_limit(settings)),
     ]
-    problems = settings.problems_for_serving()
+    problems = settings.problems_for_serving() or _tls_problems(settings)
     return findings + [Finding("serving", is_well=False, detail=problem) for problem in problems]
+
+
+def _limit(settings: Settings) -> str:
+    workers = f" over {settings.workers} workers" if settings.workers > 1 else ""
+    return f"at most {settings.call_limit} at the same time{workers} ({settings.call_limit_reason})"
+
+
+def _tls_problems(settings: Settings) -> list[str]:
+    try:
+        server_tls(settings)
+    except SettingsError as error:
+        return list(error.problems)
+    return []
 
 
 async def look_at_model(settings: Settings, agent: Agent) -> Finding:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -77,38 +78,70 @@ def serve(
     ops_port: Annotated[
         int | None, typer.Option(help="Operations port (GATEWAY_OPS_PORT).")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that take calls (GATEWAY_WORKERS).")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Take calls until SIGTERM, then wait for those there are (GATEWAY_DRAIN_S)."""
     overrides = {"host": host, "port": port, "ops_host": ops_host, "ops_port": ops_port}
+    overrides["workers"] = workers
     settings = load_settings(os.environ, config, overrides, is_for_serving=True)
     _configure_logs(settings)
     _run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
-    from gateway.app import open_gateway  # noqa: PLC0415  # `gateway --help` needs no aiohttp
-
     log = structlog.get_logger("gateway")
     for warning in settings.warnings:
         log.warning("settings_doubtful", detail=warning)
-    async with open_gateway(settings) as running:
+    async with _opened(settings) as running:
         print(
             f"gateway: taking calls on {settings.host}:{running.port}, "
             f"operations on {settings.ops_host}:{running.ops_port}",
             file=sys.stderr,
         )
         stop = _stop_signal()
-        await stop.wait()
+        await _first_of(stop.wait(), running.failed.wait())
         stop.clear()
-        calls = running.gateway.admission.calls
-        log.warning("draining", calls=calls, limit_s=settings.drain_s, again="stops at once")
-        draining = asyncio.create_task(running.drain(settings.drain_s))
-        second = asyncio.create_task(stop.wait())
-        await asyncio.wait({draining, second}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (draining, second):
-            task.cancel()
-        log.warning("stopped", calls_cut=running.gateway.admission.calls)
+        log.warning(
+            "draining", calls=running.calls, limit_s=settings.drain_s, again="stops at once"
+        )
+        await _first_of(running.drain(settings.drain_s), stop.wait())
+        log.warning("stopped", calls_cut=running.calls)
+        if running.failed.is_set():
+            _leave(FAILED, "workers died as fast as they were replaced; the lines above say why")
+
+
+def _opened(settings: Settings) -> AbstractAsyncContextManager[Any]:
+    """The gateway in this process, or in several."""
+    if settings.workers == 1:
+        from gateway.app import open_gateway  # noqa: PLC0415  # `gateway --help` needs no aiohttp
+
+        return open_gateway(settings)
+    from gateway.workers import open_workers  # noqa: PLC0415  # as above
+
+    return open_workers(settings)
+
+
+async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Until one of them is over; the others are given up."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+
+
+@cli.command(hidden=True)
+def worker() -> None:
+    """One process of serve --workers; reads its orders from its supervisor."""
+    from gateway.worker import leave_signals_alone, read_orders, work  # noqa: PLC0415  # as above
+
+    leave_signals_alone()
+    orders = read_orders(sys.stdin.buffer)
+    settings = Settings(**orders.settings)
+    _configure_logs(settings)
+    _run(work(orders, settings))
 
 
 def _stop_signal() -> asyncio.Event:

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -139,6 +139,7 @@ _REJECT_REASONS = (
     "protocol_error",
     "rate",
     "start_timeout",
+    "supervisor_timeout",
     "unknown_number",
     _OTHER,
 )
@@ -167,6 +168,8 @@ _LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1)
 
 _Series = TypeVar("_Series", Counter, Gauge, Histogram)
 _Labels = tuple[str, ...]
+# What the workers of one gateway say together: the sum, the worst, the one that spoke last.
+_Mode = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 
 
 class _Family(Generic[_Series]):
@@ -206,11 +209,17 @@ class _Maker:
         metric = Counter(f"gateway_{name}", text, labels, registry=self._registry)
         return _Family(metric, combinations)
 
-    def gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"gateway_{name}", text, registry=self._registry)
+    def gauge(self, name: str, text: str, mode: _Mode) -> Gauge:
+        return Gauge(f"gateway_{name}", text, registry=self._registry, multiprocess_mode=mode)
 
-    def gauges(self, name: str, text: str, **labels: Sequence[str]) -> _Family[Gauge]:
-        metric = Gauge(f"gateway_{name}", text, tuple(labels), registry=self._registry)
+    def gauges(self, name: str, text: str, mode: _Mode, **labels: Sequence[str]) -> _Family[Gauge]:
+        metric = Gauge(
+            f"gateway_{name}",
+            text,
+            tuple(labels),
+            registry=self._registry,
+            multiprocess_mode=mode,
+        )
         return _Family(metric, tuple(product(*labels.values())))
 
     def histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
@@ -232,8 +241,8 @@ class _CallSeries:
         self.started = make.counters(
             "calls_started", "Calls admitted.", provider=providers, agent=agents
         )
-        self.active = make.gauges("calls_active", "Calls right now.", provider=providers)
-        self.limit = make.gauge("calls_limit", "Calls that may run at the same time.")
+        self.active = make.gauges("calls_active", "Calls right now.", "livesum", provider=providers)
+        self.limit = make.gauge("calls_limit", "Calls that may run at the same time.", "livemax")
         self.ended = make.paired(
             "calls_ended",
             "Calls that ended, by reason and by who is to blame.",
@@ -319,7 +328,9 @@ class _RealtimeSeries:
         self.connect_s = make.histogram(
             "realtime_connect_seconds", "Time of attempts that succeeded.", _SETUP_BUCKETS
         )
-        self.sessions = make.gauge("realtime_sessions_active", "Open sessions with the model.")
+        self.sessions = make.gauge(
+            "realtime_sessions_active", "Open sessions with the model.", "livesum"
+        )
         self.seconds = make.counter("realtime_seconds", "Length of the sessions that closed.")
         self.disconnects = make.counters(
             "realtime_disconnects",
@@ -340,26 +351,35 @@ class _RealtimeSeries:
             _TOKENS,
         )
         self.remaining = make.gauges(
-            "realtime_rate_limit_remaining", "What the service last said is left.", limit=_LIMITS
+            "realtime_rate_limit_remaining",
+            "What the service last said is left.",
+            "livemostrecent",
+            limit=_LIMITS,
         )
         self.breaker = make.gauges(
-            "realtime_breaker_open", "1 while the model is not dialled.", target=_TARGETS
+            "realtime_breaker_open", "1 while the model is not dialled.", "livemax", target=_TARGETS
         )
         self.refreshes = make.counters(
             "token_refresh", "Attempts to get an Entra token.", result=_REFRESH_RESULTS
         )
         self.token_expiry = make.gauge(
-            "token_expiry_timestamp_seconds", "When the Entra token expires; 0 without one."
+            "token_expiry_timestamp_seconds",
+            "When the Entra token expires; 0 without one.",
+            "livemin",
         )
 
 
 class _ProcessSeries:
-    """The state of this process."""
+    """The state of the process, or of the workers together."""
 
     def __init__(self, make: _Maker) -> None:
-        self.ready = make.gauge("ready", "1 while new calls are welcome.")
-        self.draining = make.gauge("draining", "1 while waiting for the last calls.")
-        self.insecure = make.gauge("insecure_mode", "1 when callers need no proof of origin.")
+        self.ready = make.gauge("ready", "1 while new calls are welcome.", "livemax")
+        self.draining = make.gauge("draining", "1 while waiting for the last calls.", "livemax")
+        self.insecure = make.gauge(
+            "insecure_mode", "1 when callers need no proof of origin.", "livemax"
+        )
+        self.workers = make.gauge("workers", "Processes that take calls.", "livesum")
+        self.restarts = make.counter("worker_restarts", "Workers that died and were replaced.")
         self.loop_lag_s = make.histogram(
             "event_loop_lag_seconds", "How late the event loop runs timers.", _LAG_BUCKETS
         )
@@ -423,6 +443,18 @@ class Metrics:
     def set_insecure(self, *, is_insecure: bool) -> None:
         """Callers need no proof of origin."""
         self.process.insecure.set(is_insecure)
+
+    def set_workers(self, count: int) -> None:
+        """So many processes take calls."""
+        self.process.workers.set(count)
+
+    def worker_restarted(self) -> None:
+        """A worker died and is replaced."""
+        self.process.restarts.inc()
+
+    def calls_lost(self, count: int) -> None:
+        """So many calls ended because their process died: nobody else is left to say so."""
+        self.calls.ended.of(RESULTS["internal_error"], "internal_error").inc(count)
 
     def set_calls_limit(self, max_calls: int) -> None:
         """So many calls may run at the same time."""

@@ -7,10 +7,13 @@ have landed in the wrong variable.
 """
 
 import difflib
+import hashlib
 import ipaddress
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -29,6 +32,8 @@ from pydantic import (
 from pydantic.config import JsonDict
 from pydantic_core import ErrorDetails
 
+from gateway import __version__
+from gateway.capacity import Certificate, cpu_model, read_certificate
 from gateway.errors import SettingsError
 from gateway.events import (
     ALAW_8K,
@@ -319,6 +324,28 @@ class Settings(_Table):
         "signatures cover it, and what a request says about its own host proves nothing",
         accepted="an https:// URL without a query",
     )
+    tls_certificate: str = _setting(
+        "GATEWAY_TLS_CERTIFICATE",
+        "",
+        "PEM file with the public listener's certificate chain; empty = plain http, ws",
+        "usually a proxy in front has the certificate",
+        accepted="a PEM file, or nothing",
+    )
+    tls_key: str = _setting(
+        "GATEWAY_TLS_KEY",
+        "",
+        "PEM file with the key to it, without a password",
+        "set both or none",
+        accepted="a PEM file, or nothing",
+    )
+    token_key: SecretStr | None = _setting(
+        "GATEWAY_TOKEN_KEY",
+        None,
+        "Seals the tokens of the answer webhook; the same for all gateways behind one webhook",
+        "without it each start draws its own, which its workers share",
+        accepted="a text of at least 32 characters",
+        min_length=32,
+    )
     insecure: bool = _setting(
         "GATEWAY_INSECURE",
         default=False,
@@ -418,13 +445,37 @@ class Settings(_Table):
     )
 
     # -- limits
+    workers: int = _setting(
+        "GATEWAY_WORKERS",
+        1,
+        "Processes that take calls, all on the same ports",
+        "one carries as many calls as one core can; more need a core each",
+        ge=1,
+        le=64,
+    )
     max_calls: int = _setting(
         "GATEWAY_MAX_CALLS",
         100,
-        "Calls at the same time; more are refused in the provider's words",
+        "Calls at the same time, of all workers together; more are refused in the provider's words",
         "a careful start for one core; measure, then raise it",
         ge=1,
         le=10000,
+    )
+    certificate: str = _setting(
+        "GATEWAY_CERTIFICATE",
+        "",
+        "File of gateway bench --certificate: without GATEWAY_MAX_CALLS, its calls a core times "
+        "the share times the workers are the limit",
+        "a measured limit is better than a careful one",
+        accepted="a file that gateway bench --certificate has written",
+    )
+    capacity_share: float = _setting(
+        "GATEWAY_CAPACITY_SHARE",
+        0.7,
+        "How much of the measured capacity to use",
+        "calls come in bursts, and a machine has other things to do",
+        ge=0.05,
+        le=1,
     )
     drain_s: float = _setting(
         "GATEWAY_DRAIN_S",
@@ -540,6 +591,13 @@ class Settings(_Table):
             raise ValueError(f"{wrong}; accepted: {_extra(cls, str(info.field_name))['accepted']}")
         return url
 
+    @field_validator("certificate", mode="after")
+    @classmethod
+    def _is_a_certificate(cls, value: str) -> str:
+        if value:
+            read_certificate(value)
+        return value
+
     @field_validator("public_url", mode="after")
     @classmethod
     def _base_url(cls, value: str) -> str:
@@ -605,6 +663,47 @@ class Settings(_Table):
         return _split(self.twilio_auth_token) if self.twilio_auth_token else ()
 
     @property
+    def token_key_bytes(self) -> bytes | None:
+        """The key that seals tokens; None = draw one."""
+        if self.token_key is None:
+            return None
+        return hashlib.sha256(self.token_key.get_secret_value().encode()).digest()
+
+    @cached_property
+    def _measured(self) -> Certificate | None:
+        """The certificate that sets the limit; None when a setting does."""
+        is_used = bool(self.certificate) and "max_calls" not in self.model_fields_set
+        return read_certificate(self.certificate) if is_used else None
+
+    @property
+    def call_limit(self) -> int:
+        """Calls at the same time, of all workers together."""
+        if self._measured is None:
+            return self.max_calls
+        carried = self._measured.calls_per_core * self.capacity_share * self.workers
+        # 0.7 of 10 is 7, not the 6.999... that binary fractions make of it.
+        return max(1, math.floor(round(carried, 6)))
+
+    @property
+    def call_limit_reason(self) -> str:
+        """Where the limit comes from, in words for ``gateway check``."""
+        if self._measured is not None:
+            core, share = self._measured.calls_per_core, self.capacity_share
+            return f"GATEWAY_CERTIFICATE: {core:g} a core x {share:g} x {self.workers} workers"
+        is_given = "max_calls" in self.model_fields_set
+        return "GATEWAY_MAX_CALLS is set" if is_given else "the default: nothing was measured"
+
+    def for_worker(self) -> dict[str, Any]:
+        """What ``Settings(**values)`` makes these settings of again; plain values, no reading.
+
+        Secrets are in the clear: for a pipe between two processes of ours, nothing else.
+        """
+        values = self.model_dump(mode="json", exclude={"certificate"})
+        secrets = {key: value for key, value in self if isinstance(value, SecretStr)}
+        clear = {key: value.get_secret_value() for key, value in secrets.items()}
+        return values | clear | {"max_calls": self.call_limit}
+
+    @property
     def secret_values(self) -> tuple[str, ...]:
         """Every secret in the clear, for the log's redaction."""
         secrets = (value for _, value in self if isinstance(value, SecretStr))
@@ -637,6 +736,8 @@ class Settings(_Table):
             self.dialect == "preview",
             "OPENAI_API_VERSION selects the deprecated preview dialect; unset it for GA",
         )
+        if self._measured is not None:
+            yield from _certificate_doubts(self._measured)
         yield self.insecure, "GATEWAY_INSECURE is on: anybody who reaches the port can call"
 
     def agent_for(self, number: str) -> Agent:
@@ -649,7 +750,9 @@ class Settings(_Table):
         Returns:
             One line for each problem, as in ``SettingsError``; [] when calls can be taken.
         """
-        rules = chain(_door_problems(self), _port_problems(self), _sound_problems(self))
+        rules = chain(
+            _door_problems(self), _port_problems(self), _tls_problems(self), _sound_problems(self)
+        )
         return [f"{_variable(field)}: {problem}" for field, problem in rules]
 
 
@@ -787,6 +890,28 @@ def _door_problems(settings: Settings) -> Iterator[_Problem]:
 def _port_problems(settings: Settings) -> Iterator[_Problem]:
     if settings.port == settings.ops_port != 0:
         yield "ops_port", "the same as GATEWAY_PORT; accepted: any other port"
+
+
+def _tls_problems(settings: Settings) -> Iterator[_Problem]:
+    if bool(settings.tls_certificate) != bool(settings.tls_key):
+        missing = "tls_key" if settings.tls_certificate else "tls_certificate"
+        yield missing, "not set, but its partner is; set both or none"
+    for field in ("tls_certificate", "tls_key"):
+        path = getattr(settings, field)
+        if path and not Path(path).is_file():
+            yield field, "no such file; accepted: a PEM file, or nothing"
+
+
+def _certificate_doubts(measured: Certificate) -> Iterator[tuple[bool, str]]:
+    """A figure holds for the machine and the code it was measured with."""
+    yield (
+        bool(measured.cpu) and measured.cpu != cpu_model(),
+        "GATEWAY_CERTIFICATE was measured on another model of processor; measure again here",
+    )
+    yield (
+        measured.gateway.split(".")[:2] != __version__.split(".")[:2],
+        "GATEWAY_CERTIFICATE was measured with another version of the gateway; measure again",
+    )
 
 
 def _sound_problems(settings: Settings) -> Iterator[_Problem]:

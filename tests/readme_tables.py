@@ -65,7 +65,8 @@ def command_rows() -> list[tuple[str, str]]:
     """Each sub-command with the first sentence of its help."""
     group = typer.main.get_command(cli)
     assert isinstance(group, typer.core.TyperGroup)
-    return [(name, command.help or "") for name, command in group.commands.items()]
+    shown = [(name, each) for name, each in group.commands.items() if not each.hidden]
+    return [(name, each.help or "") for name, each in shown]
 
 
 def _commands() -> str:

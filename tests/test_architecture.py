@@ -90,7 +90,9 @@ ROOMS = {
         "errors realtime", (_IO - {"asyncio"}) | _CLOCK | (_DICE - {"random"}) | _WIRE
     ),
     "admission": _room("events errors", _IO | _CLOCK),  # tokens: drawn and read here
-    "settings": _room("events errors", _IO - {"pydantic", "urllib"}),
+    "capacity": _room("", _IO | _CLOCK | _DICE),
+    "settings": _room("capacity events errors", _IO - {"pydantic", "urllib"}),
+    "tls": _room("errors settings", _IO - {"ssl"}),
     "metrics": _room("events errors", _IO - {"prometheus_client"}),
     "logs": _room("events errors", _IO - {"logging", "structlog", "urllib"}),
     "simulator": _room("events errors", _IO),
@@ -120,11 +122,16 @@ ROOMS = {
     ),
     "bench.command": _room("errors terminal bench.* bench.machine bench.process bench.run"),
     "terminal": _room("", (_IO - {"os"}) | _CLOCK | _DICE),
-    "check": _room(f"errors events settings terminal {_MODEL}", _IO - {"asyncio"}),
+    "check": _room(f"errors events settings terminal tls {_MODEL}", _IO - {"asyncio"}),
     "say": _room(f"audio.* errors events settings terminal {_MODEL}", _IO - {"asyncio"}),
     "dialout": _room(f"audio.* errors terminal {_STAND_INS}", _IO - {"asyncio", "urllib"}),
     "demo": _room(f"app audio.* errors events settings terminal {_STAND_INS}", _WIRE),
+    "channel": _room("", _IO - {"asyncio", "socket"} | _CLOCK | _DICE | _WIRE),
+    "frontdesk": _room("admission errors", _IO - {"asyncio"} | _CLOCK | _DICE),
+    "tally": _room("", _IO - {"os", "prometheus_client"} | _CLOCK | _DICE),
     "app": _room("*"),
+    "worker": _room("app channel errors frontdesk settings tally"),
+    "workers": _room("app channel errors frontdesk metrics settings tally tls worker"),
     "cli": _room("*"),
 }
 

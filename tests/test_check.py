@@ -109,7 +109,9 @@ async def test_json_says_the_same(simulator: Simulator, capsys: Printed) -> None
     assert await report(Terminal(as_json=True), settings, is_offline=False) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["is_well"] is False
-    assert [finding["name"] for finding in found["findings"]] == ["model", "credential", "session"]
+    assert [finding["name"] for finding in found["findings"]] == [
+        *("model", "credential", "calls", "session")
+    ]
     assert found["findings"][-1]["advice"] == ADVICE["refused"]
     assert any("GATEWAY_INSECURE" in warning for warning in found["warnings"])
 

@@ -1,0 +1,150 @@
+"""One worker of several: a gateway without an operations listener, which asks the front desk.
+
+It does what its supervisor says and nothing on its own: signals are the supervisor's affair, and
+when the supervisor is gone, so is the worker.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+from contextlib import suppress
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from gateway.app import Running, Shared, open_gateway
+from gateway.channel import Channel
+from gateway.errors import GatewayError
+from gateway.frontdesk import (
+    Answer,
+    Beat,
+    DeskAdmission,
+    Drain,
+    Opened,
+    encode,
+    to_worker,
+)
+from gateway.settings import Settings
+from gateway.tally import FOLDER_VARIABLE
+
+BEAT_EVERY_S: Final = 1.0
+# What is left when the supervisor has died gets so long.
+LEAVE_S: Final = 5.0
+# 50 agents with all their instructions.
+_MAX_ORDERS_BYTES: Final = 8 * 1024 * 1024
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What a worker is told on its standard input: nothing of it is in a list of processes.
+
+    ``line`` is the number of the inherited socket, ``settings`` as in ``Settings.for_worker``.
+    """
+
+    settings: dict[str, Any]
+    line: int
+    port: int
+    token_key: bytes
+
+
+class SupervisorLost(GatewayError):
+    """The supervisor died, so the worker ends."""
+
+
+def read_orders(stream: BinaryIO) -> Orders:
+    """Read what the supervisor has to say.
+
+    Raises:
+        GatewayError: nothing of the kind came: somebody typed the command.
+    """
+    if stream.isatty():
+        raise GatewayError("gateway worker is started by gateway serve --workers, not by hand")
+    try:
+        return msgspec.json.decode(stream.read(_MAX_ORDERS_BYTES), type=Orders)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise GatewayError("gateway worker is started by gateway serve --workers only") from None
+
+
+def leave_signals_alone() -> None:
+    """A stop is meant for all: the supervisor hears it, and says when this worker has to go."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+async def work(orders: Orders, settings: Settings) -> None:
+    """Take calls until the supervisor says otherwise.
+
+    Raises:
+        SupervisorLost: it cannot say anything any more.
+        OSError: the port cannot be listened on.
+    """
+    post = _Post(socket.socket(fileno=orders.line))
+    shared = Shared(post.admission, orders.token_key, orders.port)
+    try:
+        async with open_gateway(settings, shared) as running:
+            beating = asyncio.create_task(post.beat())
+            try:
+                await post.stay(running)
+            finally:
+                beating.cancel()
+    finally:
+        post.channel.close()
+    if post.is_lost:
+        raise SupervisorLost("the supervisor is gone")
+
+
+class _Post:
+    """A worker's end of the channel, and what came through it."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.is_lost = False
+        self._drain: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._stop = asyncio.Event()
+        self.channel = Channel(end, self._received, self._lose)
+        self.admission = DeskAdmission(self.channel.send)
+
+    async def beat(self) -> None:
+        """Show that the event loop runs."""
+        while True:
+            self.channel.send(encode(Beat()))
+            await asyncio.sleep(BEAT_EVERY_S)
+
+    async def stay(self, running: Running) -> None:
+        """Until the calls are over after a drain, or at once."""
+        self.channel.send(encode(Opened()))
+        stopped = asyncio.create_task(self._stop.wait())
+        draining = asyncio.create_task(self._drained(running))
+        await asyncio.wait({stopped, draining}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (stopped, draining):
+            task.cancel()
+
+    async def _drained(self, running: Running) -> None:
+        await running.drain(await self._drain)
+
+    def _received(self, message: bytes, handed: socket.socket | None) -> None:
+        if handed is not None:
+            handed.close()
+        told = to_worker(message)
+        if isinstance(told, Answer):
+            self.admission.answered(told)
+        elif isinstance(told, Drain):
+            self.admission.is_draining = True
+            if not self._drain.done():
+                self._drain.set_result(told.limit_s)
+        else:
+            self._stop.set()
+
+    def _lose(self) -> None:
+        self.is_lost = True
+        self._stop.set()
+        # Nobody else is left to clear the table.
+        shutil.rmtree(os.environ.get(FOLDER_VARIABLE, ""), ignore_errors=True)
+        asyncio.get_running_loop().call_later(LEAVE_S, _leave_at_once)
+
+
+def _leave_at_once() -> None:
+    with suppress(OSError):
+        sys.stderr.flush()
+    os._exit(1)

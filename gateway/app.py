@@ -452,7 +452,7 @@ class Shared:
 
     admission: Admission
     token_key: bytes
-    port: int
+    listen: Callable[[web.Server, ssl.SSLContext | None], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,9 +515,11 @@ async def open_gateway(settings: Settings, shared: Shared | None = None) -> Asyn
         tls, ops_port = server_tls(settings), 0
         if shared is None:
             ops_port = await open_ops(stack, settings, _state_of(gateway))
-        port = shared.port if shared else settings.port
-        site = _Site(settings.host, port, tls, is_shared=shared is not None)
-        port = await _listen(stack, public_app(gateway), site)
+            site = _Site(settings.host, settings.port, tls)
+            port = await _listen(stack, public_app(gateway), site)
+        else:
+            runner = await _runner(stack, public_app(gateway))
+            port = shared.listen(_server_of(runner), tls)
         gateway.metrics.set_ready(is_ready=True)
         yield Running(gateway, port, ops_port)
 
@@ -601,24 +603,31 @@ def shipped_sound(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Site:
-    """Where to listen; ``is_shared``: beside other processes, the kernel deals connections out."""
+    """Where to listen."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
-    is_shared: bool = False
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, site: _Site) -> int:
+    runner = await _runner(stack, app)
+    await web.TCPSite(runner, site.host, site.port, ssl_context=site.tls).start()
+    return int(runner.addresses[0][1])
+
+
+async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
     runner = web.AppRunner(
         app, access_log=None, keepalive_timeout=KEEP_ALIVE_S, shutdown_timeout=0.1
     )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.TCPSite(
-        runner, site.host, site.port, ssl_context=site.tls, reuse_port=site.is_shared or None
-    ).start()
-    return int(runner.addresses[0][1])
+    return runner
+
+
+def _server_of(runner: web.AppRunner) -> web.Server:
+    assert runner.server is not None  # noqa: S101  # it was set up
+    return runner.server
 
 
 async def _watch_lag(gateway: Gateway) -> None:

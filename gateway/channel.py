@@ -113,11 +113,12 @@ class Channel:
 
 def _receive(end: socket.socket) -> tuple[bytes, socket.socket | None]:
     """One message; b"" when the other side is gone, or sent what no side of ours sends."""
-    flags = socket.MSG_CMSG_CLOEXEC
-    message, handed, told, _ = socket.recv_fds(end, MAX_MESSAGE_BYTES, 1, flags)
+    message, handed, told, _ = socket.recv_fds(end, MAX_MESSAGE_BYTES, 1)
     if told & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         message = b""
     sockets = [socket.socket(fileno=number) for number in handed]
+    for each in sockets:
+        each.set_inheritable(False)
     if not message:
         for each in sockets:
             each.close()

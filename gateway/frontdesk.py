@@ -68,7 +68,15 @@ class Opened(Message):
 
 
 class Beat(Message):
-    """The worker's event loop runs."""
+    """The worker's event loop runs, and it has so many connections."""
+
+    connections: int
+
+
+class Handed(Message):
+    """With it comes a connection that the freest worker shall have; the worker has so many."""
+
+    connections: int
 
 
 class Answer(Message):
@@ -78,6 +86,12 @@ class Answer(Message):
     stage: str = ""
     reason: str = ""
     kind: str = ""
+
+
+class Fair(Message):
+    """The freest worker has so many connections."""
+
+    least: int
 
 
 class Drain(Message):
@@ -91,9 +105,9 @@ class Stop(Message):
 
 
 Question = Check | Wait | Begin
-News = Left | Ended | Opened | Beat
+News = Left | Ended | Opened | Beat | Handed
 FromWorker = Question | News
-ToWorker = Answer | Drain | Stop
+ToWorker = Answer | Fair | Handed | Drain | Stop
 
 encode: Final = msgspec.json.Encoder().encode
 from_worker: Final = msgspec.json.Decoder(FromWorker).decode

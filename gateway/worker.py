@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import sys
 from contextlib import suppress
 from typing import Any, BinaryIO, Final
@@ -23,14 +24,18 @@ from gateway.frontdesk import (
     Beat,
     DeskAdmission,
     Drain,
+    Fair,
+    Handed,
     Opened,
+    Stop,
     encode,
     to_worker,
 )
+from gateway.listener import Server, SharedListener, shared_socket
 from gateway.settings import Settings
 from gateway.tally import FOLDER_VARIABLE
 
-BEAT_EVERY_S: Final = 1.0
+BEAT_EVERY_S: Final = 0.25
 # What is left when the supervisor has died gets so long.
 LEAVE_S: Final = 5.0
 # 50 agents with all their instructions.
@@ -80,8 +85,8 @@ async def work(orders: Orders, settings: Settings) -> None:
         SupervisorLost: it cannot say anything any more.
         OSError: the port cannot be listened on.
     """
-    post = _Post(socket.socket(fileno=orders.line))
-    shared = Shared(post.admission, orders.token_key, orders.port)
+    post = _Post(socket.socket(fileno=orders.line), shared_socket(settings.host, orders.port))
+    shared = Shared(post.admission, orders.token_key, post.listen)
     try:
         async with open_gateway(settings, shared) as running:
             beating = asyncio.create_task(post.beat())
@@ -90,30 +95,52 @@ async def work(orders: Orders, settings: Settings) -> None:
             finally:
                 beating.cancel()
     finally:
-        post.channel.close()
+        post.close()
     if post.is_lost:
         raise SupervisorLost("the supervisor is gone")
 
 
 class _Post:
-    """A worker's end of the channel, and what came through it."""
+    """A worker's end of the channel, its ear at the port, and what came through the channel."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, listening: socket.socket) -> None:
         self.is_lost = False
+        self._listening = listening
+        self._listener: SharedListener | None = None
         self._drain: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._stop = asyncio.Event()
-        self.channel = Channel(end, self._received, self._lose)
-        self.admission = DeskAdmission(self.channel.send)
+        self._channel = Channel(end, self._received, self._lose)
+        self.admission = DeskAdmission(self._channel.send)
+
+    def listen(self, server: Server, tls: ssl.SSLContext | None) -> int:
+        """Let calls in; returns the port."""
+        self._listener = SharedListener(
+            self._listening, server, tls, self._hand_over, self._tell_load
+        )
+        return self._listener.port
+
+    def close(self) -> None:
+        """Neither listen nor speak any more."""
+        self._listening.close()
+        self._channel.close()
 
     async def beat(self) -> None:
         """Show that the event loop runs."""
         while True:
-            self.channel.send(encode(Beat()))
+            self._tell_load()
             await asyncio.sleep(BEAT_EVERY_S)
+
+    def _tell_load(self) -> None:
+        if self._listener is not None:
+            self._channel.send(encode(Beat(self._listener.connections)))
+
+    def _hand_over(self, connection: socket.socket) -> None:
+        held = self._listener.connections if self._listener else 0
+        self._channel.send(encode(Handed(held)), connection)
 
     async def stay(self, running: Running) -> None:
         """Until the calls are over after a drain, or at once."""
-        self.channel.send(encode(Opened()))
+        self._channel.send(encode(Opened()))
         stopped = asyncio.create_task(self._stop.wait())
         draining = asyncio.create_task(self._drained(running))
         await asyncio.wait({stopped, draining}, return_when=asyncio.FIRST_COMPLETED)
@@ -124,16 +151,18 @@ class _Post:
         await running.drain(await self._drain)
 
     def _received(self, message: bytes, handed: socket.socket | None) -> None:
-        if handed is not None:
-            handed.close()
         told = to_worker(message)
         if isinstance(told, Answer):
             self.admission.answered(told)
+        elif isinstance(told, Fair) and self._listener is not None:
+            self._listener.least = told.least
+        elif isinstance(told, Handed) and self._listener is not None and handed is not None:
+            self._listener.adopt(handed)
         elif isinstance(told, Drain):
             self.admission.is_draining = True
             if not self._drain.done():
                 self._drain.set_result(told.limit_s)
-        else:
+        elif isinstance(told, Stop):
             self._stop.set()
 
     def _lose(self) -> None:

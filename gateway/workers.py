@@ -6,7 +6,6 @@ at the one front desk, metrics and health are told by the one operations listene
 """
 
 import asyncio
-import errno
 import os
 import secrets
 import signal
@@ -28,12 +27,15 @@ from gateway.app import GOODBYE_S, State, doors_of, load_prompts, open_ops
 from gateway.channel import Channel, channel_pair
 from gateway.errors import GatewayError
 from gateway.frontdesk import (
+    Beat,
     Begin,
     Check,
     Drain,
     Ended,
+    Fair,
     FromWorker,
     FrontDesk,
+    Handed,
     Left,
     Opened,
     Stop,
@@ -41,6 +43,7 @@ from gateway.frontdesk import (
     encode,
     from_worker,
 )
+from gateway.listener import shared_socket
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.tally import FOLDER_VARIABLE, Tally, page_registry
@@ -91,6 +94,7 @@ class _Worker:
     channel: Channel
     heard_at: float
     is_open: bool = False
+    connections: int = 0
 
     @property
     def pid(self) -> int:
@@ -111,6 +115,7 @@ class Crew:
         self._keepers: list[asyncio.Task[None]] = []
         self._leaving = asyncio.Event()
         self._news = asyncio.Event()
+        self._least = 0
         # A second series beside each counter, which nobody asked for.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types here
         own = CollectorRegistry()
@@ -135,16 +140,13 @@ class Crew:
     def _why_not_ready(self) -> str:
         if self._leaving.is_set():
             return "draining"
-        return "" if self._open_workers() else "no worker takes calls"
-
-    def _open_workers(self) -> int:
-        return sum(worker.is_open for worker in self._workers.values())
+        return "" if self._takers() else "no worker takes calls"
 
     def _pids(self) -> Iterable[int]:
         return list(self._workers)
 
     def _tell_state(self) -> None:
-        self._metrics.set_workers(self._open_workers())
+        self._metrics.set_workers(len(self._takers()))
         self._metrics.set_ready(is_ready=not self._why_not_ready())
         self._news.set()
 
@@ -159,7 +161,7 @@ class Crew:
         slots = range(self._settings.workers)
         self._keepers = [asyncio.create_task(self._keep()) for _ in slots]
         self._keepers.append(asyncio.create_task(self._watch()))
-        while self._open_workers() < self._settings.workers:
+        while len(self._takers()) < self._settings.workers:
             if self.failed.is_set():
                 raise WorkersFailed(_CRASH_LOOP)
             self._news.clear()
@@ -264,13 +266,14 @@ class Crew:
         pid = process.pid
 
         def received(message: bytes, handed: socket.socket | None) -> None:
+            said = from_worker(message)
+            self._received(worker, said)
             if handed is not None:
-                handed.close()
-            self._received(worker, from_worker(message))
+                self._pass_on(handed)
 
         def lost() -> None:
-            # Whoever cannot be talked to takes calls that nobody counts.
-            _kill(worker)
+            # It is on its way out, or takes calls that nobody counts.
+            asyncio.get_running_loop().call_later(LEAVE_S, _kill, worker)
 
         worker = _Worker(process, Channel(ours, received, lost), time.monotonic())
         self._workers[pid] = worker
@@ -299,6 +302,30 @@ class Crew:
             worker.is_open = True
             _log.info("worker_started", worker_pid=worker.pid)
             self._tell_state()
+        elif isinstance(said, Beat | Handed):
+            worker.connections = said.connections
+            self._tell_fair()
+
+    def _pass_on(self, connection: socket.socket) -> None:
+        """The freest worker shall have it."""
+        freest = min(self._takers(), key=lambda worker: worker.connections, default=None)
+        if freest is None:
+            connection.close()
+            return
+        freest.connections += 1
+        freest.channel.send(encode(Handed(freest.connections)), connection)
+
+    def _takers(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.is_open]
+
+    def _tell_fair(self) -> None:
+        """Every worker measures itself by the freest one."""
+        least = min((worker.connections for worker in self._takers()), default=0)
+        if least == self._least:
+            return
+        self._least = least
+        for worker in self._takers():
+            worker.channel.send(encode(Fair(least)))
 
     async def _watch(self) -> None:
         """Kill whoever is alive and does nothing."""
@@ -350,18 +377,10 @@ def claim_port(host: str, port: int) -> socket.socket:
     Raises:
         OSError: somebody else listens there, or the address is not ours.
     """
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
     try:
-        # Sharing would be allowed to any other gateway of this user, which knows nothing of ours.
-        with socket.socket(family, socket.SOCK_STREAM) as alone:
-            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            alone.bind(address)
-        holder = socket.socket(family, socket.SOCK_STREAM)
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind(address)
+        # Sharing is allowed to any other gateway of this user, which knows nothing of ours.
+        shared_socket(host, port, is_alone=True).close()
+        return shared_socket(host, port)
     except OSError as error:
-        words = os.strerror(error.errno or errno.EADDRNOTAVAIL).lower()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {words}") from None
-    return holder
+        why = (error.strerror or "not an address").lower()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {why}") from None

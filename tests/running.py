@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 from aiohttp import web
@@ -70,6 +70,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Listening(Protocol):
+    """A gateway of one process or of several."""
+
+    @property
+    def port(self) -> int:
+        """Of the public listener."""
+
+    @property
+    def ops_port(self) -> int:
+        """Of the operations listener."""
+
+
 class Facts:
     """What a gateway reported, with the id of the call."""
 
@@ -114,12 +126,12 @@ async def watched_gateway(settings: Settings) -> AsyncIterator[tuple[Running, Fa
         yield running, facts
 
 
-def url_of(running: Running) -> str:
+def url_of(running: Listening) -> str:
     """The public listener's address."""
     return f"http://127.0.0.1:{running.port}"
 
 
-def ops_url_of(running: Running) -> str:
+def ops_url_of(running: Listening) -> str:
     """The operations listener's address."""
     return f"http://127.0.0.1:{running.ops_port}"
 
@@ -135,7 +147,7 @@ async def happens(condition: Callable[[], bool], within_s: float = 5.0) -> bool:
     return True
 
 
-async def metric(running: Running, line: str) -> float:
+async def metric(running: Listening, line: str) -> float:
     """One number of the metrics page; 0 when the line is not there."""
     async with (
         aiohttp.ClientSession() as session,

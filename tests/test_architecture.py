@@ -128,10 +128,11 @@ ROOMS = {
     "demo": _room(f"app audio.* errors events settings terminal {_STAND_INS}", _WIRE),
     "channel": _room("", _IO - {"asyncio", "socket"} | _CLOCK | _DICE | _WIRE),
     "frontdesk": _room("admission errors", _IO - {"asyncio"} | _CLOCK | _DICE),
+    "listener": _room("", _IO - {"asyncio", "socket", "ssl"} | _CLOCK | _DICE | _WIRE),
     "tally": _room("", _IO - {"os", "prometheus_client"} | _CLOCK | _DICE),
     "app": _room("*"),
-    "worker": _room("app channel errors frontdesk settings tally"),
-    "workers": _room("app channel errors frontdesk metrics settings tally tls worker"),
+    "worker": _room("app channel errors frontdesk listener settings tally"),
+    "workers": _room("app channel errors frontdesk listener metrics settings tally tls worker"),
     "cli": _room("*"),
 }
 

@@ -168,8 +168,17 @@ _LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1)
 
 _Series = TypeVar("_Series", Counter, Gauge, Histogram)
 _Labels = tuple[str, ...]
-# What the workers of one gateway say together: the sum, the worst, the one that spoke last.
+# What the gauges of several workers say together, where it is not their sum.
 _Mode = Literal["livesum", "livemin", "livemax", "livemostrecent"]
+_TOGETHER: Mapping[str, _Mode] = {
+    "calls_limit": "livemax",
+    "realtime_rate_limit_remaining": "livemostrecent",
+    "realtime_breaker_open": "livemax",
+    "token_expiry_timestamp_seconds": "livemin",
+    "ready": "livemax",
+    "draining": "livemax",
+    "insecure_mode": "livemax",
+}
 
 
 class _Family(Generic[_Series]):
@@ -209,18 +218,17 @@ class _Maker:
         metric = Counter(f"gateway_{name}", text, labels, registry=self._registry)
         return _Family(metric, combinations)
 
-    def gauge(self, name: str, text: str, mode: _Mode) -> Gauge:
-        return Gauge(f"gateway_{name}", text, registry=self._registry, multiprocess_mode=mode)
+    def gauge(self, name: str, text: str) -> Gauge:
+        return self._gauge(name, text, ())
 
-    def gauges(self, name: str, text: str, mode: _Mode, **labels: Sequence[str]) -> _Family[Gauge]:
-        metric = Gauge(
-            f"gateway_{name}",
-            text,
-            tuple(labels),
-            registry=self._registry,
-            multiprocess_mode=mode,
-        )
+    def gauges(self, name: str, text: str, **labels: Sequence[str]) -> _Family[Gauge]:
+        metric = self._gauge(name, text, tuple(labels))
         return _Family(metric, tuple(product(*labels.values())))
+
+    def _gauge(self, name: str, text: str, labels: _Labels) -> Gauge:
+        mode = _TOGETHER.get(name, "livesum")
+        registry = self._registry
+        return Gauge(f"gateway_{name}", text, labels, registry=registry, multiprocess_mode=mode)
 
     def histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(f"gateway_{name}", text, buckets=buckets, registry=self._registry)
@@ -241,8 +249,8 @@ class _CallSeries:
         self.started = make.counters(
             "calls_started", "Calls admitted.", provider=providers, agent=agents
         )
-        self.active = make.gauges("calls_active", "Calls right now.", "livesum", provider=providers)
-        self.limit = make.gauge("calls_limit", "Calls that may run at the same time.", "livemax")
+        self.active = make.gauges("calls_active", "Calls right now.", provider=providers)
+        self.limit = make.gauge("calls_limit", "Calls that may run at the same time.")
         self.ended = make.paired(
             "calls_ended",
             "Calls that ended, by reason and by who is to blame.",
@@ -328,9 +336,7 @@ class _RealtimeSeries:
         self.connect_s = make.histogram(
             "realtime_connect_seconds", "Time of attempts that succeeded.", _SETUP_BUCKETS
         )
-        self.sessions = make.gauge(
-            "realtime_sessions_active", "Open sessions with the model.", "livesum"
-        )
+        self.sessions = make.gauge("realtime_sessions_active", "Open sessions with the model.")
         self.seconds = make.counter("realtime_seconds", "Length of the sessions that closed.")
         self.disconnects = make.counters(
             "realtime_disconnects",
@@ -353,11 +359,10 @@ class _RealtimeSeries:
         self.remaining = make.gauges(
             "realtime_rate_limit_remaining",
             "What the service last said is left.",
-            "livemostrecent",
             limit=_LIMITS,
         )
         self.breaker = make.gauges(
-            "realtime_breaker_open", "1 while the model is not dialled.", "livemax", target=_TARGETS
+            "realtime_breaker_open", "1 while the model is not dialled.", target=_TARGETS
         )
         self.refreshes = make.counters(
             "token_refresh", "Attempts to get an Entra token.", result=_REFRESH_RESULTS
@@ -365,7 +370,6 @@ class _RealtimeSeries:
         self.token_expiry = make.gauge(
             "token_expiry_timestamp_seconds",
             "When the Entra token expires; 0 without one.",
-            "livemin",
         )
 
 
@@ -373,12 +377,10 @@ class _ProcessSeries:
     """The state of the process, or of the workers together."""
 
     def __init__(self, make: _Maker) -> None:
-        self.ready = make.gauge("ready", "1 while new calls are welcome.", "livemax")
-        self.draining = make.gauge("draining", "1 while waiting for the last calls.", "livemax")
-        self.insecure = make.gauge(
-            "insecure_mode", "1 when callers need no proof of origin.", "livemax"
-        )
-        self.workers = make.gauge("workers", "Processes that take calls.", "livesum")
+        self.ready = make.gauge("ready", "1 while new calls are welcome.")
+        self.draining = make.gauge("draining", "1 while waiting for the last calls.")
+        self.insecure = make.gauge("insecure_mode", "1 when callers need no proof of origin.")
+        self.workers = make.gauge("workers", "Processes that take calls.")
         self.restarts = make.counter("worker_restarts", "Workers that died and were replaced.")
         self.loop_lag_s = make.histogram(
             "event_loop_lag_seconds", "How late the event loop runs timers.", _LAG_BUCKETS

@@ -1,6 +1,7 @@
 """A set-up is looked at the way a call uses it; what is wrong is named, with how to mend it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +136,26 @@ def test_what_keeps_serve_from_starting_is_found_here_too(simulator: Simulator) 
     bad = look_at_settings(settings_for(simulator, **without))
     assert all(finding.is_well for finding in good)
     assert [finding.name for finding in bad if not finding.is_well] == ["serving"]
+
+
+def test_the_limit_and_where_it_comes_from_are_shown(simulator: Simulator, tmp_path: Path) -> None:
+    """Set, measured or assumed; a certificate of TLS that cannot be used is found as well."""
+    measured = tmp_path / "certificate.json"
+    measured.write_text(
+        '{"version": 1, "calls_per_core": 100, "gateway": "0.1.0", "measured_at": ""}'
+    )
+    environ = {"GATEWAY_CERTIFICATE": str(measured), "GATEWAY_WORKERS": "2"}
+
+    def detail(**changes: str) -> str:
+        findings = look_at_settings(settings_for(simulator, **changes))
+        return next(finding.detail for finding in findings if finding.name == "calls")
+
+    assert detail().startswith("at most 100 at the same time (the default")
+    assert detail(GATEWAY_MAX_CALLS="7") == "at most 7 at the same time (GATEWAY_MAX_CALLS is set)"
+    assert detail(**environ).startswith("at most 140 at the same time over 2 workers (GATEWAY_CER")
+    broken = {name: str(measured) for name in ("GATEWAY_TLS_CERTIFICATE", "GATEWAY_TLS_KEY")}
+    (bad,) = (f for f in look_at_settings(settings_for(simulator, **broken)) if not f.is_well)
+    assert "not a usable PEM file" in bad.detail
 
 
 def test_no_finding_shows_a_secret(simulator: Simulator) -> None:

@@ -288,10 +288,13 @@ async def test_a_stop_waits_for_the_caller_and_a_second_one_does_not(
 
 
 @pytest.mark.xdist_group("cli")
-async def test_a_port_that_is_taken_is_one_line(gateway: Running, simulator: Simulator) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_port_that_is_taken_is_one_line(
+    gateway: Running, simulator: Simulator, workers: str
+) -> None:
     """No traceback: which address it is, and exit code 1."""
     environ = environ_for(simulator, GATEWAY_PORT=str(gateway.port))
-    done = await run_command("serve", **environ)
+    done = await run_command("serve", "--workers", workers, **environ)
     lines = [line for line in done.err.splitlines() if "warning" not in line]
 
     assert done.code == FAILED

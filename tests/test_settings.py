@@ -1,5 +1,6 @@
 """Settings are read once, from three places, and every problem is told in one go."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,11 @@ def test_environ_is_what_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
         ("GATEWAY_PORT", "80.5", "0 to 65535"),
         ("GATEWAY_OPS_PORT", "-1", "0 to 65535"),
         ("GATEWAY_MAX_CALLS", "0", "1 to 10000"),
+        ("GATEWAY_WORKERS", "0", "1 to 64"),
+        ("GATEWAY_WORKERS", "65", "1 to 64"),
+        ("GATEWAY_CAPACITY_SHARE", "0", "0.05 to 1"),
+        ("GATEWAY_CAPACITY_SHARE", "1.1", "0.05 to 1"),
+        ("GATEWAY_TOKEN_KEY", "x" * 31, "at least 32 characters"),
         ("GATEWAY_MAX_CALLS", "9" * 50, "1 to 10000"),
         ("GATEWAY_DRAIN_S", "-1", "0 to 86400"),
         ("GATEWAY_DRAIN_S", "nan", "0 to 86400"),
@@ -486,3 +492,33 @@ def test_example_defaults_are_true(tmp_path: Path) -> None:
     differences = {key for key in plain if shown[key] != plain[key]}
     assert differences == {"max_output_tokens", "turn_detection"}
     assert shown["turn_detection"] | {"idle_timeout_ms": None} == plain["turn_detection"]
+
+
+# ------------------------------------------------------------- several processes
+
+
+def test_a_token_key_is_the_same_wherever_it_is_set() -> None:
+    """Gateways behind one webhook share it; it is a secret; without it each start draws its own."""
+    key = "k" * 32
+    one, two = (load_settings(OPENAI | {"GATEWAY_TOKEN_KEY": key}) for _ in range(2))
+    other = load_settings(OPENAI | {"GATEWAY_TOKEN_KEY": "o" * 32})
+
+    assert one.token_key_bytes == two.token_key_bytes
+    assert one.token_key_bytes != other.token_key_bytes
+    assert key in one.secret_values
+    assert load_settings(OPENAI).token_key_bytes is None
+
+
+def test_a_worker_gets_every_setting_as_it_was(tmp_path: Path) -> None:
+    """Through a pipe as JSON: secrets, agents with inner tables, values that nobody set."""
+    path = toml(
+        tmp_path,
+        'workers = 4\n[agents.sales]\nnumbers = ["+1555"]\n'
+        "[agents.sales.turn_detection]\nsilence_duration_ms = 700\n",
+    )
+    settings = load_settings(AZURE | TWILIO | {"AZURE_OPENAI_API_KEY": "canary"}, path)
+    again = Settings(**json.loads(json.dumps(settings.for_worker())))
+
+    assert again == settings
+    assert again.secret_values == settings.secret_values
+    assert again.agent_for("1555").turn_detection.silence_duration_ms == 700

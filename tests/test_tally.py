@@ -1,15 +1,16 @@
-"""What several workers count is, together, what one would have counted; the dead are not forgotten."""
+"""What several workers count is, together, what one would have counted; the dead included."""
 
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as tuned
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest, values
+from prometheus_client.metrics_core import Metric
 
 from gateway.events import (
     ULAW_8K,
@@ -62,7 +63,7 @@ class Crew:
         """One more worker; the library takes files for the process it is told it is in."""
         self.pids.append(pid)
         with self._monkeypatch.context() as patched:
-            patched.setattr(values, "ValueClass", values.MultiProcessValue(lambda: pid))
+            patched.setattr(values, "ValueClass", _value_class(pid))
             return Metrics(CollectorRegistry())
 
     def kill(self, pid: int) -> None:
@@ -79,10 +80,13 @@ class Crew:
         return self.samples()[f"gateway_{name}", tuple(sorted(labels.items()))]
 
 
-def _samples(families: object) -> Samples:
-    assert isinstance(families, Iterator) or families
+def _value_class(pid: int) -> object:
+    return values.MultiProcessValue(lambda: pid)  # type: ignore[no-untyped-call]
+
+
+def _samples(families: Iterable[Metric]) -> Samples:
     found: Samples = {}
-    for family in families:  # type: ignore[attr-defined]
+    for family in families:
         for sample in family.samples:
             key = (sample.name, tuple(sorted(sample.labels.items())))
             assert key not in found
@@ -95,17 +99,13 @@ def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     """A run without workers yet."""
     crew = Crew(monkeypatch)
     yield crew
-    values_of_the_run_are_closed()
+    _close_values()
     crew.tally.close()
 
 
-def values_of_the_run_are_closed() -> None:
+def _close_values() -> None:
     """The library keeps the files of its values open; a real worker takes them with it."""
     values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]
-
-
-def _without_created(samples: Samples) -> Samples:
-    return {key: value for key, value in samples.items() if not key[0].endswith("_created")}
 
 
 @given(
@@ -127,7 +127,7 @@ def test_together_they_count_what_one_would_have(
         for pid in dying:
             crew.kill(pid)
         expected, found = _samples(registry.collect()), crew.samples()
-        values_of_the_run_are_closed()
+        _close_values()
         crew.tally.close()
 
     assert set(found) == set(expected)

@@ -32,7 +32,7 @@ def _problem(certificate: Path, key: Path) -> str:
 
 
 async def test_calls_and_webhooks_come_in_over_tls(simulator: Simulator, tmp_path: Path) -> None:
-    """https and wss on the public listener, which names itself so; old versions get nothing."""
+    """HTTPS and WSS on the public listener, which names itself so; old versions get nothing."""
     certificate, key = write_certificate(tmp_path)
     form = {"CallSid": "CA" + "1" * 32, "From": "+15550100001", "To": "+15550100002"}
     async with (
@@ -45,7 +45,7 @@ async def test_calls_and_webhooks_come_in_over_tls(simulator: Simulator, tmp_pat
         async with session.ws_connect(f"{url}/twilio/media", ssl=context) as socket:
             version = socket.get_extra_info("ssl_object").version()
         old = trusting(certificate)
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             old.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(aiohttp.ClientConnectorError):
             await session.get(url, ssl=old)

@@ -21,6 +21,7 @@ from gateway import workers
 from gateway.errors import AudioFileError
 from gateway.settings import load_settings
 from gateway.simulator.server import Simulator
+from gateway.tally import FOLDER_VARIABLE
 from gateway.workers import (
     DEATHS_WITHIN_S,
     MAX_DEATHS,
@@ -108,6 +109,17 @@ def _is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+def _folder_of(pid: int) -> str:
+    """Where a worker counts."""
+    environ = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    name = f"{FOLDER_VARIABLE}="
+    return next(each.removeprefix(name) for each in environ if each.startswith(name))
+
+
+def _exists(folder: str) -> bool:
+    return Path(folder).is_dir()
+
+
 def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -193,16 +205,14 @@ async def test_workers_do_not_outlive_their_supervisor(simulator: Simulator) -> 
     async with command("serve", "--workers", "2", **environ_for(simulator)) as served:
         await served.says(SERVING)
         crew = _children(served.process.pid)
-        environ = Path(f"/proc/{crew[0]}/environ").read_bytes().split(b"\0")
-        folder = next(each for each in environ if each.startswith(b"PROMETHEUS_MULTIPROC_DIR="))
-        path = Path(folder.partition(b"=")[2].decode())
-        was_there = path.is_dir()
+        folder = _folder_of(crew[0])
+        was_there = _exists(folder)
         served.process.kill()
         assert await happens(lambda: not any(map(_is_alive, crew)))
 
     assert len(crew) == 2
     assert was_there
-    assert not path.exists()
+    assert not _exists(folder)
 
 
 # ------------------------------------------------------------- who may come in
@@ -421,7 +431,7 @@ def test_a_port_is_shared_with_nobody_but_our_own_workers() -> None:
             again.listen()
             with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*in use"):
                 claim_port("127.0.0.1", port)
-    with pytest.raises(OSError, match="cannot listen on no-such-host.invalid"):
+    with pytest.raises(OSError, match=r"cannot listen on no-such-host\.invalid"):
         claim_port("no-such-host.invalid", 8080)
 
 

@@ -357,9 +357,7 @@ class _RealtimeSeries:
             _TOKENS,
         )
         self.remaining = make.gauges(
-            "realtime_rate_limit_remaining",
-            "What the service last said is left.",
-            limit=_LIMITS,
+            "realtime_rate_limit_remaining", "What the service last said is left.", limit=_LIMITS
         )
         self.breaker = make.gauges(
             "realtime_breaker_open", "1 while the model is not dialled.", target=_TARGETS
@@ -368,8 +366,7 @@ class _RealtimeSeries:
             "token_refresh", "Attempts to get an Entra token.", result=_REFRESH_RESULTS
         )
         self.token_expiry = make.gauge(
-            "token_expiry_timestamp_seconds",
-            "When the Entra token expires; 0 without one.",
+            "token_expiry_timestamp_seconds", "When the Entra token expires; 0 without one."
         )
 
 

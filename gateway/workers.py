@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 import structlog
@@ -161,6 +161,8 @@ class Crew:
         slots = range(self._settings.workers)
         self._keepers = [asyncio.create_task(self._keep()) for _ in slots]
         self._keepers.append(asyncio.create_task(self._watch()))
+        for keeper in self._keepers:
+            keeper.add_done_callback(self._look_at_end)
         while len(self._takers()) < self._settings.workers:
             if self.failed.is_set():
                 raise WorkersFailed(_CRASH_LOOP)
@@ -207,6 +209,12 @@ class Crew:
             self._metrics.worker_restarted()
             await self._left_within(pause_s)
 
+    def _look_at_end(self, keeper: "asyncio.Task[None]") -> None:
+        """A place that nobody keeps any more, by a fault of ours, must not pass unseen."""
+        if not keeper.cancelled() and (error := keeper.exception()):
+            _log.error("supervisor_broke", exc_info=error)
+            self._fail()
+
     def _fail(self) -> None:
         self.failed.set()
         self._news.set()
@@ -241,26 +249,31 @@ class Crew:
     async def _spawn(self) -> _Worker:
         ours, theirs = channel_pair()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "gateway", "worker"),
-                stdin=asyncio.subprocess.PIPE,
-                pass_fds=(theirs.fileno(),),
-                # Ctrl-C reaches a whole group of processes; a stop is the supervisor's to tell.
-                start_new_session=True,
-                env={**os.environ, FOLDER_VARIABLE: str(self._tally.folder)},
-            )
+            with theirs, self._orders(theirs.fileno()) as orders:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "gateway", "worker"),
+                    stdin=orders,
+                    pass_fds=(theirs.fileno(),),
+                    # Ctrl-C reaches a whole group of processes; a stop is the supervisor's to tell.
+                    start_new_session=True,
+                    env={**os.environ, FOLDER_VARIABLE: str(self._tally.folder)},
+                )
         except BaseException:
             ours.close()
             raise
-        finally:
-            line = theirs.fileno()
-            theirs.close()
         worker = self._enter(process, ours)
-        await self._instruct(process, line)
         if self._leaving.is_set():
             # It came too late to be told to go.
             _kill(worker)
         return worker
+
+    def _orders(self, line: int) -> BinaryIO:
+        """What the worker reads on its standard input: a file in memory, for there are secrets."""
+        orders = Orders(self._settings.for_worker(), line, self.port, self._token_key)
+        file = os.fdopen(os.memfd_create("orders"), "w+b", buffering=0)
+        file.write(msgspec.json.encode(orders))
+        file.seek(0)
+        return file
 
     def _enter(self, process: asyncio.subprocess.Process, ours: socket.socket) -> _Worker:
         pid = process.pid
@@ -278,15 +291,6 @@ class Crew:
         worker = _Worker(process, Channel(ours, received, lost), time.monotonic())
         self._workers[pid] = worker
         return worker
-
-    async def _instruct(self, process: asyncio.subprocess.Process, line: int) -> None:
-        orders = Orders(self._settings.for_worker(), line, self.port, self._token_key)
-        assert process.stdin is not None  # noqa: S101  # it was asked for
-        # One that is dead already does not listen; its end is noticed elsewhere.
-        with suppress(ConnectionError):
-            process.stdin.write(msgspec.json.encode(orders))
-            await process.stdin.drain()
-        process.stdin.close()
 
     # -- what workers say
 

@@ -121,7 +121,11 @@ def _exists(folder: str) -> bool:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(each) for each in text.split()]
 
 
 # ------------------------------------------------------------- one that dies
@@ -182,6 +186,40 @@ async def test_workers_that_cannot_start_are_an_error(
     """A crash loop ends, with one line that says so."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(WorkersFailed, match=f"died {MAX_DEATHS} times within"):
+        async with _two_workers(simulator):
+            pytest.fail("there is nobody to take calls")
+
+
+async def test_a_crash_loop_ends_the_gateway_with_an_error(simulator: Simulator) -> None:
+    """One worker dies again and again: the others' calls may end, then exit code 1 and one line."""
+    async with command("serve", "--workers", "2", **environ_for(simulator)) as served:
+        await served.says(SERVING)
+        stays = _children(served.process.pid)[0]
+        until = time.monotonic() + 8
+        while served.process.returncode is None and time.monotonic() < until:
+            for pid in _children(served.process.pid):
+                if pid != stays:
+                    os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.02)
+        stopped = await served.finish(5)
+
+    assert stopped.code == 1
+    assert stopped.err.count("worker_died") == MAX_DEATHS
+    assert stopped.err.splitlines()[-1].startswith("gateway: workers died as fast as")
+    assert not _is_alive(stays)
+
+
+async def test_a_fault_of_the_supervisors_own_is_not_silent(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place that nobody keeps any more is a failure, not a gateway with one worker less."""
+
+    async def break_down(_: Crew) -> None:
+        await asyncio.sleep(0)
+        raise RuntimeError
+
+    monkeypatch.setattr(Crew, "_one_life", break_down)
+    with pytest.raises(WorkersFailed):
         async with _two_workers(simulator):
             pytest.fail("there is nobody to take calls")
 

@@ -13,7 +13,7 @@ from itertools import cycle
 from gateway.bench.framing import client_frame
 from gateway.bench.script import ANSWER_MS
 from gateway.bench.tally import Books
-from gateway.bench.tones import BURST_FRAME, FRAME_MS, SILENT_FRAME, number_frames
+from gateway.bench.tones import BURST_FRAME, FRAME_MS, QUIET_FRAMES, number_frames
 
 BURST_EVERY = 1000 // FRAME_MS
 # A burst that took longer is lost.
@@ -92,7 +92,7 @@ class Caller:
         """The next 20 ms of the caller's voice, after the marks that are due."""
         if self._marks:
             self._echo(now)
-        payload = SILENT_FRAME
+        payload = QUIET_FRAMES[self.sent_frames % len(QUIET_FRAMES)]
         if not self.is_paired:
             payload = next(self._says)
         else:

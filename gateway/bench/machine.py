@@ -18,7 +18,6 @@ def describe(cpu_info: str, libraries: dict[str, str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": libraries,
         "uvloop": "uvloop" in libraries,
-        "link": "websockets",
     }
 
 

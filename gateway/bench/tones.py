@@ -1,4 +1,4 @@
-"""Sound a measuring caller makes: silence, bursts, and its own number.
+"""Sound a measuring caller makes: the noise of a line, bursts, and its own number.
 
 A burst is what the model side recognises, whatever codec and filter lie between. The number tells
 which model session belongs to which caller: nothing else that a gateway passes on does. It is said
@@ -7,6 +7,7 @@ delay and a gateway's batches do not matter, and five silent frames stand before
 """
 
 import binascii
+import random
 
 from gateway.audio.g711 import DECODE, encode_ulaw
 from gateway.events import AudioFormat
@@ -18,6 +19,7 @@ LOUD = 4000
 _BITS = 12
 _GAP = (False,) * 6
 _AMPLITUDE = 16000
+_NOISE = 300
 _RATE_PER_MS = 8
 _BURST_MS = 5
 # Half a cycle of 1 kHz, well inside every telephone band.
@@ -36,11 +38,20 @@ def _tone(duration_ms: int) -> bytes:
 
 
 def _frame(loud_ms: int) -> bytes:
-    quiet = b"\xff" * ((FRAME_MS - loud_ms) * _RATE_PER_MS)
-    return binascii.b2a_base64(_tone(loud_ms) + quiet, newline=False)
+    return binascii.b2a_base64(_tone(loud_ms) + _noise(loud_ms, FRAME_MS - loud_ms), newline=False)
 
 
-SILENT_FRAME = _frame(0)
+def _noise(seed: int, duration_ms: int) -> bytes:
+    """Mu-law noise far below a burst, as lines have it: silence would flatter converters."""
+    dice = random.Random(seed)  # noqa: S311  # noise, no secret
+    samples = (dice.randint(-_NOISE, _NOISE) for _ in range(duration_ms * _RATE_PER_MS))
+    return encode_ulaw(b"".join(s.to_bytes(2, "little", signed=True) for s in samples))
+
+
+# Enough that no two frames in a row are the same.
+QUIET_FRAMES = tuple(
+    binascii.b2a_base64(_noise(seed, FRAME_MS), newline=False) for seed in range(50, 100)
+)
 BURST_FRAME = _frame(_BURST_MS)
 LOUD_FRAME = _frame(FRAME_MS)
 
@@ -51,7 +62,10 @@ def number_frames(number: int) -> list[bytes]:
     for place in range(_BITS):
         bit = bool(number >> place & 1)
         blocks += [bit, not bit]
-    return [LOUD_FRAME if is_loud else SILENT_FRAME for is_loud in blocks]
+    return [
+        LOUD_FRAME if is_loud else QUIET_FRAMES[place % len(QUIET_FRAMES)]
+        for place, is_loud in enumerate(blocks)
+    ]
 
 
 def decoded(audio: bytes, audio_format: AudioFormat) -> bytes:

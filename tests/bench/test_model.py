@@ -11,7 +11,7 @@ from gateway.bench.caller import Caller
 from gateway.bench.framing import Splitter
 from gateway.bench.model import Session
 from gateway.bench.tally import Books
-from gateway.bench.tones import BURST_FRAME, SILENT_FRAME, number_frames
+from gateway.bench.tones import BURST_FRAME, QUIET_FRAMES, number_frames
 from gateway.events import PCM_24K, ULAW_8K, AudioFormat, ConfigureSession, SessionOptions
 from gateway.realtime import Dialect
 from gateway.realtime.protocol import RealtimeProtocol
@@ -122,10 +122,10 @@ def paired() -> Stage:
 def test_a_burst_is_recognised_when_it_arrives() -> None:
     """Its time on the way is counted once."""
     stage = paired()
-    stage.append([SILENT_FRAME])
+    stage.append([QUIET_FRAMES[0]])
     stage.caller.bursts.append((stage.now, 100))
     stage.now += 0.007
-    stage.append([SILENT_FRAME, BURST_FRAME, SILENT_FRAME])
+    stage.append([QUIET_FRAMES[0], BURST_FRAME, QUIET_FRAMES[1]])
 
     assert stage.books.tally.uplink_ms == [pytest.approx(7.0)]
 
@@ -133,10 +133,10 @@ def test_a_burst_is_recognised_when_it_arrives() -> None:
 def test_what_never_arrives_shows_as_lag() -> None:
     """The least lag grows by exactly what is lost, whatever a resampler holds back."""
     stage = paired()
-    stage.append([SILENT_FRAME] * 20)
+    stage.append([*QUIET_FRAMES[:20]])
     before, stage.session.lag_floor_ms = stage.session.lag_floor_ms, float("inf")
     stage.caller.sent_frames += 3
-    stage.append([SILENT_FRAME] * 20)
+    stage.append([*QUIET_FRAMES[:20]])
 
     assert stage.session.lag_floor_ms - before == pytest.approx(60.0, abs=1.0)
 

@@ -10,7 +10,7 @@ from gateway.audio.convert import Converter
 from gateway.bench.tones import (
     BURST_FRAME,
     NUMBERS,
-    SILENT_FRAME,
+    QUIET_FRAMES,
     Ear,
     decoded,
     is_loud,
@@ -51,7 +51,7 @@ def test_a_number_is_understood_through_any_codec_batch_and_late_start(
 @pytest.mark.parametrize("audio", FORMATS)
 def test_a_burst_stands_out_and_silence_does_not(audio: AudioFormat) -> None:
     """In every format, filtered or not."""
-    silent, burst = appends([SILENT_FRAME, BURST_FRAME], audio)
+    silent, burst = appends([QUIET_FRAMES[0], BURST_FRAME], audio)
 
     assert is_loud(decoded(burst, audio))
     assert not is_loud(decoded(silent, audio))

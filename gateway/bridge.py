@@ -39,6 +39,7 @@ from gateway.events import (
     RealtimeRefused,
     Reason,
     RelayMeasured,
+    SendMark,
     Termination,
 )
 from gateway.providers import HttpRequest, Provider
@@ -287,8 +288,11 @@ class Bridge:
             self._outside.observe(facts.pop(0))
 
     def _write_to_provider(self, command: ProviderCommand) -> None:
-        for message in self._provider.send(command):
-            self._provider_link.send(message)
+        messages, queue = self._provider.send(command), self._call.to_provider
+        if queue and isinstance(queue[0], SendMark):
+            # With the sound it stands behind: a write to a socket costs more than a frame.
+            messages += self._provider.send(queue.popleft())
+        self._provider_link.send(*messages)
         if isinstance(command, ClearAudio) and command.asked_at:
             self._outside.observe(BargedIn(self._clock() - command.asked_at))
         elif isinstance(command, PlayAudio) and command.asked_at:
@@ -301,8 +305,7 @@ class Bridge:
         elif isinstance(command, CloseRealtime):
             self._hang_up_realtime()
         elif self._realtime_link is not None:
-            for message in self._realtime.send(command):
-                self._realtime_link.send(message)
+            self._realtime_link.send(*self._realtime.send(command))
             self._relayed += 1
             if self._relayed % RELAY_SAMPLING == 0 and isinstance(command, AppendAudio):
                 self._time_uplink(command)
@@ -416,8 +419,7 @@ class Bridge:
         request = self._provider.hang_up()
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                for message in self._provider.send(HangUp()):
-                    self._provider_link.send(message)
+                self._provider_link.send(*self._provider.send(HangUp()))
                 if request is not None:
                     await self._outside.perform(request)
 

@@ -1,15 +1,15 @@
 """An aiohttp server socket, as the bridge sees it: messages are handed over as they are read."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue
 from aiohttp.http_websocket import WSMessageTextBytes
 
 from gateway.errors import LocalProtocolError
+from gateway.frames import BINARY, server_frame
 from gateway.realtime import Listener
 
 # RFC 6455 §7.1.5: the code of a socket that went away without a close frame.
@@ -155,18 +155,17 @@ class ServerLink:
         if self._listener is not None and not protocol.writing_paused and not self._is_gone:
             self._listener.link_freed()
 
-    def send(self, message: str | bytes) -> None:
-        """Write one frame; never waits.
+    def send(self, *messages: str | bytes) -> None:
+        """Write messages in order, in one go; never waits.
 
         Raises:
             ConnectionError: the socket is closed.
         """
-        if self._is_gone:
+        transport = self._transport
+        if self._is_gone or self._socket.closed or transport is None or transport.is_closing():
             raise ConnectionResetError("the provider's socket is closed")
-        if isinstance(message, str):
-            _start(self._socket.send_str(message))
-        else:
-            _start(self._socket.send_bytes(message))
+        if messages:
+            transport.write(b"".join(map(_frame, messages)))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close, and be gone: a peer that reads nothing does not keep the socket."""
@@ -199,12 +198,7 @@ def _borrowed_cancellation() -> Iterator[None]:
         raise ConnectionResetError("the socket is being given up") from None
 
 
-def _start(writing: Coroutine[Any, Any, None]) -> None:
-    """Run to the first wait: aiohttp writes a frame before it waits for a slow peer."""
-    try:
-        waiter = writing.send(None)
-    except StopIteration:
-        return
-    # As a task would: aiohttp's writers share it, and the next to wait must find it unclaimed.
-    waiter._asyncio_future_blocking = False  # noqa: SLF001  # asyncio's word between tasks and futures
-    writing.close()
+def _frame(message: str | bytes) -> bytes:
+    if isinstance(message, str):
+        return server_frame(message.encode())
+    return server_frame(message, BINARY)

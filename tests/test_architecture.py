@@ -83,9 +83,10 @@ ROOMS = {
     "realtime.protocol": _room("events errors realtime", _IO | _CLOCK | _DICE),
     "realtime.inbox": _room("realtime", _IO - {"asyncio"}),
     "realtime.auth": _room("errors settings realtime"),
-    "realtime.connection": _room("errors settings realtime realtime.auth"),
+    "realtime.connection": _room("errors frames settings realtime realtime.auth"),
     "bridge": _room("call events errors providers realtime", _IO - {"asyncio"} | _WIRE),
-    "links": _room("errors realtime", _IO - {"aiohttp", "asyncio"} | _CLOCK | _DICE | _WIRE),
+    "frames": _room("", (_PURE - {"websockets", "secrets"})),  # its mask, and what it masks with
+    "links": _room("errors frames realtime", _IO - {"aiohttp", "asyncio"} | _CLOCK | _DICE | _WIRE),
     "breaker": _room(
         "errors realtime", (_IO - {"asyncio"}) | _CLOCK | (_DICE - {"random"}) | _WIRE
     ),
@@ -102,8 +103,8 @@ ROOMS = {
     # `gateway bench`: what decides and counts is kept from sockets and clocks, what moves is not.
     "bench": _room("", _PURE),
     "bench.*": _room("errors bench.*", _PURE),  # tally, wheel, ramp, figures, findings, report
-    "bench.framing": _room("", (_IO - {"websockets"}) | _CLOCK | _DICE),  # its compiled masking
-    "bench.tones": _room("audio.* events", _IO | _CLOCK | _DICE),
+    "bench.framing": _room("frames", _IO | _CLOCK | _DICE),
+    "bench.tones": _room("audio.* events", _IO | _CLOCK | (_DICE - {"random"})),  # seeded noise
     "bench.script": _room("audio.* events simulator.* bench.framing", _IO | _CLOCK | _DICE),
     "bench.caller": _room("bench.* bench.framing bench.script bench.tones", _PURE),
     "bench.model": _room(

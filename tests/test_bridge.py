@@ -117,15 +117,16 @@ class MemoryLink:
         if self._listener is not None and not self.is_closed:
             self._listener.link_freed()
 
-    def send(self, message: str | bytes) -> None:
-        """Take one message; a socket that is clogged takes it too, which is what clogs it."""
-        assert isinstance(message, str)
+    def send(self, *messages: str | bytes) -> None:
+        """Take them; a socket that is clogged takes them too, which is what clogs it."""
         if self.is_closed:
             raise ConnectionResetError(self.name)
-        if self.is_clogged:
-            self.sent_clogged.append(message)
-        self.sent.append(message)
-        self._log.append(f"{self.name} < {message}")
+        for message in messages:
+            assert isinstance(message, str)
+            if self.is_clogged:
+                self.sent_clogged.append(message)
+            self.sent.append(message)
+            self._log.append(f"{self.name} < {message}")
         if self._takes is not None:
             self.clog(after=max(0, self._takes - 1))
         elif self.slow_s is not None:

@@ -7,18 +7,15 @@ before it is known who sends it.
 import base64
 import hashlib
 
-try:
-    from websockets.speedups import apply_mask
-except ImportError:  # a platform without the compiled part
-    from websockets.utils import apply_mask
+from gateway.frames import apply_mask, header
 
 TEXT, CLOSE, PING, PONG = 0x1, 0x8, 0x9, 0xA
 # Nothing a gateway has to say is longer.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_HEAD_BYTES = 16 * 1024
 
-_CONTINUATION, _FIN = 0x0, 0x80
-_SHORT, _LONG = 126, 127
+_CONTINUATION, _FIN, _MASKED = 0x0, 0x80, 0x80
+_SHORT = 126
 _NO_KEY = b"\x00\x00\x00\x00"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -29,28 +26,20 @@ class FramingError(Exception):
     """The other side does not speak WebSocket as we expect it to."""
 
 
-def _length(size: int, mask_bit: int) -> bytes:
-    if size < _SHORT:
-        return bytes((mask_bit | size,))
-    if size <= 0xFFFF:  # noqa: PLR2004  what two bytes hold
-        return bytes((mask_bit | _SHORT,)) + size.to_bytes(2, "big")
-    return bytes((mask_bit | _LONG,)) + size.to_bytes(8, "big")
-
-
 def server_frame(payload: bytes, opcode: int = TEXT) -> bytes:
     """A whole message as a server sends it."""
-    return bytes((_FIN | opcode,)) + _length(len(payload), 0) + payload
+    return header(len(payload), opcode) + payload
 
 
 def client_frame(payload: bytes, opcode: int = TEXT) -> bytes:
     """A whole message as a client sends it, masked with a key that changes nothing."""
     if opcode == TEXT and len(payload) < len(_TEXT_HEADS):
         return _TEXT_HEADS[len(payload)] + payload
-    return bytes((_FIN | opcode,)) + _length(len(payload), 0x80) + _NO_KEY + payload
+    return header(len(payload), opcode, _MASKED) + _NO_KEY + payload
 
 
 # Most of what callers send: the header of every length up to 1 kB, made once.
-_TEXT_HEADS = tuple(bytes((_FIN | TEXT,)) + _length(size, 0x80) + _NO_KEY for size in range(1024))
+_TEXT_HEADS = tuple(header(size, TEXT, _MASKED) + _NO_KEY for size in range(1024))
 
 
 class Splitter:

@@ -39,8 +39,8 @@ class Link(Protocol):
     def listen(self, listener: Listener) -> None:
         """Tell this listener from now on, beginning with what was kept."""
 
-    def send(self, message: str | bytes) -> None:
-        """Write one message; never waits.
+    def send(self, *messages: str | bytes) -> None:
+        """Write messages in order, in one go; never waits.
 
         Raises:
             ConnectionError: the socket is closed.

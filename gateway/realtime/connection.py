@@ -19,16 +19,16 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import (
     InvalidHeaderValue,
     InvalidMessage,
-    InvalidState,
     InvalidStatus,
     WebSocketException,
 )
 from websockets.frames import DATA_OPCODES, Close, CloseCode, Frame
 from websockets.http11 import Response
-from websockets.protocol import Event
+from websockets.protocol import Event, State
 
 from gateway import __version__
 from gateway.errors import ConnectError, SettingsError, TokenError
+from gateway.frames import client_frame, masks
 from gateway.realtime import Dialect, Link, Listener
 from gateway.realtime.auth import ApiKey, Auth, EntraToken, RefreshResult
 from gateway.settings import Settings
@@ -337,6 +337,7 @@ class _SocketLink:
 
     def __init__(self, socket: _Socket) -> None:
         self._socket = socket
+        self._masks = masks()
         self.listen = socket.listen
 
     @property
@@ -357,13 +358,13 @@ class _SocketLink:
     def is_clogged(self) -> bool:
         return self._socket.is_clogged
 
-    def send(self, message: str | bytes) -> None:
-        try:
-            # The connection's own send takes a lock and a coroutine a message.
-            self._socket.protocol.send_text(_encoded(message))
-        except InvalidState as error:
-            raise ConnectionResetError(f"the line to the model is closed: {error}") from error
-        self._socket.send_data()
+    def send(self, *messages: str | bytes) -> None:
+        socket = self._socket
+        if socket.protocol.state is not State.OPEN:
+            raise ConnectionResetError("the line to the model is closed")
+        for message in messages:
+            text = message.encode() if isinstance(message, str) else message
+            socket.transport.write(client_frame(text, next(self._masks)))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         shortened = reason.encode()[:_CLOSE_REASON_BYTES].decode(errors="ignore")
@@ -373,10 +374,6 @@ class _SocketLink:
         except TimeoutError:
             # Whoever does not answer a close does not get to delay the next session.
             self._socket.transport.abort()
-
-
-def _encoded(message: str | bytes) -> bytes:
-    return message.encode() if isinstance(message, str) else message
 
 
 def _quiet_logger() -> logging.Logger:

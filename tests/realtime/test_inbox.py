@@ -34,9 +34,9 @@ class Line(Link):
         assert self.listener is not None
         self.listener.link_closed()
 
-    def send(self, message: str | bytes) -> None:
+    def send(self, *messages: str | bytes) -> None:
         """Nobody answers here."""
-        raise AssertionError(message)
+        raise AssertionError(messages)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Nothing to close."""

@@ -6,9 +6,9 @@ import itertools
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -25,17 +25,26 @@ from gateway.breaker import Breaker
 from gateway.bridge import Bridge, Outside
 from gateway.call import Call, CallOptions
 from gateway.errors import AuthRejected, CallRejected
-from gateway.events import CallEnded, CallStarted, Fact
+from gateway.events import CallEnded, CallStarted, Fact, Termination
 from gateway.links import MediaSocket, ServerLink
 from gateway.logs import CallLog, SampledLog
 from gateway.metrics import Metrics, add_process_metrics
 from gateway.providers import Capabilities, Door, HttpReply, HttpRequest
 from gateway.providers.table import doors
-from gateway.realtime import Dial
+from gateway.realtime import Dial, Link
 from gateway.realtime.auth import Auth, EntraToken
 from gateway.realtime.connection import auth_from, dial, target_from
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.settings import Agent, Settings
+from gateway.tape.record import (
+    Tape,
+    TapedLink,
+    TapeEnd,
+    Tapes,
+    plain_options,
+    plain_query,
+    taped_dial,
+)
 from gateway.tls import server_tls
 
 PROMPT_HZ: Final = 24_000
@@ -71,7 +80,9 @@ class Gateway:
     admission: Admission
     breaker: Breaker
     tokens: Tokens = field(default_factory=Tokens)
+    tapes: Tapes | None = None
     bridges: set[Bridge] = field(default_factory=set)
+    on_tape: dict[Bridge, Tape] = field(default_factory=dict)
     is_empty: asyncio.Event = field(default_factory=asyncio.Event)
     observers: list[Callable[[str, Fact], None]] = field(default_factory=list)
     door_log: SampledLog = field(default_factory=SampledLog)
@@ -180,9 +191,9 @@ async def _answer(
 ) -> None:
     stream = door.connect(upgrade)
     watch = _Watch(gateway, door.name)
-    bridge = Bridge(
-        stream, link, RealtimeProtocol(gateway.settings.dialect), _outside(gateway, watch)
-    )
+    taping = _Taping(gateway, watch.call_id)
+    outside = taping.outside(_outside(gateway, watch))
+    bridge = Bridge(stream, taping.link(link), RealtimeProtocol(gateway.settings.dialect), outside)
     try:
         started = await bridge.await_start()
         place.leave()
@@ -195,8 +206,12 @@ async def _answer(
     gateway.bridges.add(bridge)
     try:
         options = _call_options(gateway, door, agent, stream.caps)
-        now = time.monotonic()
-        await bridge.run(Call(started, options, now, unix_offset_s=time.time() - now))
+        now = outside.clock()
+        unix_offset_s = time.time() - now
+        call = Call(started, options, now, unix_offset_s=unix_offset_s)
+        head = {"unix_offset_s": unix_offset_s, "query": plain_query(upgrade.url)}
+        with taping.of(bridge, call, head | _tape_head(gateway, options), started.token):
+            await bridge.run(call)
     except Exception:
         watch.log.exception("call_broke")
     finally:
@@ -236,17 +251,66 @@ def _note_rejection(gateway: Gateway, door: Door, rejected: CallRejected) -> Non
     )
 
 
+class _Taping:
+    """The tape of one call, where tapes are on; else everything passes by untouched."""
+
+    def __init__(self, gateway: Gateway, call_id: str) -> None:
+        self._on_tape = gateway.on_tape
+        self._tape = gateway.tapes.tape(call_id) if gateway.tapes else None
+
+    def link(self, link: Link) -> Link:
+        return TapedLink(link, "provider", self._tape) if self._tape else link
+
+    def outside(self, outside: Outside) -> Outside:
+        """The world by the tape's clock."""
+        if self._tape is None:
+            return outside
+        dial = taped_dial(outside.dial, self._tape)
+        return replace(outside, dial=dial, clock=self._tape.clock)
+
+    @contextmanager
+    def of(
+        self, bridge: Bridge, call: Call, head: Mapping[str, object], token: str
+    ) -> Iterator[None]:
+        """Keep what is noted from now on, until the call is over."""
+        if self._tape is None:
+            yield
+            return
+        self._tape.begin(head, token=token)
+        self._on_tape[bridge] = self._tape
+        try:
+            yield
+        finally:
+            del self._on_tape[bridge]
+            self._tape.end(call.termination or Termination("internal_error"))
+
+
+def _tape_head(gateway: Gateway, options: CallOptions) -> dict[str, object]:
+    """What a tape has to say of the gateway that made it."""
+    settings = gateway.settings
+    return {
+        "provider": options.provider,
+        "dialect": settings.dialect,
+        "agent": options.agent,
+        "settings": {
+            "call": plain_options(options),
+            "start_deadline_s": settings.start_deadline_s,
+            "send_timeout_s": settings.send_timeout_s,
+        },
+    }
+
+
 class _Watch:
     """Tells logs, metrics and admission what happens on one call."""
 
     def __init__(self, gateway: Gateway, provider: str) -> None:
         self._gateway = gateway
         self._provider = provider
-        self._call_id = gateway.new_call_id()
+        self.call_id = gateway.new_call_id()
         self._metrics = gateway.metrics.call()
         self.provider_call_id = ""
-        self.log = structlog.get_logger("gateway").bind(call_id=self._call_id)
-        self._facts = CallLog(self._call_id, log_transcripts=gateway.settings.log_transcripts)
+        self.log = structlog.get_logger("gateway").bind(call_id=self.call_id)
+        self._facts = CallLog(self.call_id, log_transcripts=gateway.settings.log_transcripts)
 
     def observe(self, fact: Fact) -> None:
         """One fact; the end of the call frees its place at once."""
@@ -260,7 +324,7 @@ class _Watch:
     def _show(self, observer: Callable[[str, Fact], None], fact: Fact) -> None:
         """Who only watches must not be able to break a call."""
         try:
-            observer(self._call_id, fact)
+            observer(self.call_id, fact)
         except Exception:
             self.log.exception("observer_broke")
 
@@ -478,6 +542,8 @@ class Running:
         gateway.metrics.set_ready(is_ready=False)
         if not await _all_gone(gateway, limit_s):
             for bridge in list(gateway.bridges):
+                if bridge in gateway.on_tape:
+                    gateway.on_tape[bridge].hung_up("drain")
                 bridge.hang_up("drain")
             await _all_gone(gateway, GOODBYE_S)
 
@@ -557,7 +623,29 @@ async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | Non
         http=http,
         admission=shared.admission if shared else OwnAdmission(settings.call_limit),
         tokens=Tokens(shared.token_key if shared else settings.token_key_bytes),
+        tapes=_tapes(settings, metrics, stack),
     )
+
+
+def _tapes(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Tapes | None:
+    """The writer of tapes, where tapes are on; it stops last, once all calls have ended."""
+    if not settings.tape_dir:
+        return None
+
+    def ended(end: TapeEnd) -> None:
+        metrics.tape_ended(end.result)
+        if end.result != "ok":
+            _log.error("tape_ended", result=end.result, tape=end.path.name, detail=end.detail)
+
+    tapes = Tapes(Path(settings.tape_dir), settings.tape_max_bytes, ended, metrics.tape_lost)
+    tapes.start()
+
+    async def close() -> None:
+        if not await asyncio.to_thread(tapes.close):
+            _log.error("tapes_unfinished", folder=settings.tape_dir)
+
+    stack.push_async_callback(close)
+    return tapes
 
 
 def _dial(settings: Settings, auth: Auth, stack: AsyncExitStack) -> Dial:

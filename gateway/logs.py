@@ -112,6 +112,11 @@ def mask_number(number: str) -> str:
     return plus + "*" * max(0, len(digits) - shown) + digits[-shown:] if digits else ""
 
 
+def mask_numbers(text: str) -> str:
+    """A text in which everything that looks like a phone number is masked."""
+    return _PHONE_NUMBER.sub(lambda found: mask_number(found.group()), text)
+
+
 def _escaped(text: str, *, keep_lines: bool = False) -> str:
     def escape(found: re.Match[str]) -> str:
         character = found.group()
@@ -186,7 +191,7 @@ class _Redaction:
             text = self._known.sub(_HIDDEN, text)
         for pattern, replacement in _SECRET_TEXTS:
             text = pattern.sub(replacement, text)
-        return _PHONE_NUMBER.sub(lambda found: mask_number(found.group()), text)
+        return mask_numbers(text)
 
 
 def _printed(value: object) -> str:

@@ -148,6 +148,7 @@ _TOOL_RESULTS = ("ok", "unknown", "invalid", _OTHER)
 _PROMPTS = ("apology", "filler", "goodbye", _OTHER)
 _REFRESH_RESULTS = ("ok", "error", "timeout", "forced", _OTHER)
 _TARGETS = ("primary", "secondary", _OTHER)
+_TAPE_RESULTS = ("ok", "cut", "failed", _OTHER)
 _LIMITS = ("requests", "tokens", _OTHER)
 _SETUP_RESULTS = ("ok", "error", "rejected", "abandoned")
 _TOKENS = (
@@ -382,6 +383,10 @@ class _ProcessSeries:
         self.loop_lag_s = make.histogram(
             "event_loop_lag_seconds", "How late the event loop runs timers.", _LAG_BUCKETS
         )
+        self.tapes = make.counters("tapes", "Tapes that ended.", result=_TAPE_RESULTS)
+        self.tape_lost = make.counter(
+            "tape_lost_messages", "Messages missing on tapes: the disk was too slow."
+        )
 
 
 class Metrics:
@@ -422,6 +427,14 @@ class Metrics:
     def token_refreshed(self, result: str) -> None:
         """An attempt to get an Entra token ended: ok, error, timeout or forced."""
         self.realtime.refreshes.of(result).inc()
+
+    def tape_ended(self, result: str) -> None:
+        """A tape is whole, was cut for its length, or failed; from any thread."""
+        self.process.tapes.of(result).inc()
+
+    def tape_lost(self, messages: int) -> None:
+        """So many messages are missing on tapes; from any thread."""
+        self.process.tape_lost.inc(messages)
 
     def set_token_expiry(self, expires_at: float) -> None:
         """The Entra token at hand expires then, in unix seconds."""

@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import math
 import re
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -551,6 +552,23 @@ class Settings(_Table):
         why="it is personal data",
     )
 
+    # -- tapes
+    tape_dir: str = _setting(
+        "GATEWAY_TAPE_DIR",
+        "",
+        "Folder for tapes, one file a call with every message of both links; empty = no tapes",
+        "a tape holds both voices and what was said: personal data, so off",
+        accepted="a folder that can be written to, or made",
+    )
+    tape_max_bytes: int = _setting(
+        "GATEWAY_TAPE_MAX_BYTES",
+        200_000_000,
+        "Longest tape; one that grows beyond it ends there and says so",
+        "some twenty minutes of a call with 24 kHz audio",
+        ge=65536,
+        le=10_000_000_000,
+    )
+
     # -- sounds
     apology_file: str = _setting(
         "GATEWAY_APOLOGY_FILE",
@@ -751,7 +769,11 @@ class Settings(_Table):
             One line for each problem, as in ``SettingsError``; [] when calls can be taken.
         """
         rules = chain(
-            _door_problems(self), _port_problems(self), _tls_problems(self), _sound_problems(self)
+            _door_problems(self),
+            _port_problems(self),
+            _tls_problems(self),
+            _sound_problems(self),
+            _tape_problems(self),
         )
         return [f"{_variable(field)}: {problem}" for field, problem in rules]
 
@@ -919,6 +941,19 @@ def _sound_problems(settings: Settings) -> Iterator[_Problem]:
         path = getattr(settings, field)
         if path and not Path(path).is_file():
             yield field, "no such file; accepted: a WAV file, or nothing for the shipped one"
+
+
+def _tape_problems(settings: Settings) -> Iterator[_Problem]:
+    """The folder is made and tried here: a call's end is too late to learn of it."""
+    if not settings.tape_dir:
+        return
+    try:
+        Path(settings.tape_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.tape_dir):
+            pass
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        yield "tape_dir", f"{why}; accepted: a folder that can be written to, or made"
 
 
 _RULES: tuple[Callable[[Settings], Iterator[_Problem]], ...] = (

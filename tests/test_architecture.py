@@ -122,6 +122,10 @@ ROOMS = {
         _CLOCK | _DICE | _WIRE,
     ),
     "bench.command": _room("errors terminal bench.* bench.machine bench.process bench.run"),
+    "tape": _room("", _PURE),
+    "tape.record": _room(
+        "errors events logs realtime tape", (_IO - {"os", "threading", "urllib"}) | _DICE
+    ),
     "terminal": _room("", (_IO - {"os"}) | _CLOCK | _DICE),
     "check": _room(f"errors events settings terminal tls {_MODEL}", _IO - {"asyncio"}),
     "say": _room(f"audio.* errors events settings terminal {_MODEL}", _IO - {"asyncio"}),

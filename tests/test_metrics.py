@@ -358,6 +358,8 @@ def test_state_of_the_process(exported: Exported) -> None:
     metrics.loop_lag(0.03)
     metrics.loop_lag(-1)
     metrics.token_refreshed("timeout")
+    metrics.tape_ended("cut")
+    metrics.tape_lost(7)
     names = ("ready", "draining", "insecure_mode")
     assert [exported.value(name) for name in names] == [1, 1, 1]
     assert exported.value("calls_limit") == 40
@@ -366,6 +368,8 @@ def test_state_of_the_process(exported: Exported) -> None:
     assert exported.value("event_loop_lag_seconds_bucket", le="0.05") == 2
     assert exported.value("event_loop_lag_seconds_bucket", le="0.02") == 1
     assert exported.value("token_refresh_total", result="timeout") == 1
+    assert exported.value("tapes_total", result="cut") == 1
+    assert exported.value("tape_lost_messages_total") == 7
     metrics.set_ready(is_ready=False)
     assert exported.value("ready") == 0
 

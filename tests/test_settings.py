@@ -311,6 +311,19 @@ def test_serving_checks_ports_and_sounds(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in found] == ["GATEWAY_OPS_PORT", "GATEWAY_APOLOGY_FILE"]
 
 
+def test_serving_makes_and_tries_the_folder_for_tapes(tmp_path: Path) -> None:
+    """It is made where it is missing; what is no folder is told before a call is lost on it."""
+    usual = OPENAI | TWILIO | {"GATEWAY_TAPE_DIR": str(tmp_path / "calls" / "tapes")}
+    assert load_settings(usual).problems_for_serving() == []
+    assert list((tmp_path / "calls" / "tapes").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/below"):
+        environ = usual | {"GATEWAY_TAPE_DIR": str(tmp_path / folder)}
+        [problem] = load_settings(environ).problems_for_serving()
+        assert problem.startswith("GATEWAY_TAPE_DIR: "), problem
+        assert problem.endswith("accepted: a folder that can be written to, or made")
+
+
 def test_any_port_twice_is_fine() -> None:
     """Port 0 means any free one, for both listeners."""
     environ = OPENAI | TWILIO | {"GATEWAY_PORT": "0", "GATEWAY_OPS_PORT": "0"}

@@ -49,7 +49,7 @@ _HIDDEN = "***"
 _TOKEN_CHARS = 8
 _TOKEN = re.compile(r'("_{0,2}token"\s*:\s*)"(?:[^"\\]|\\.)*"')
 _NUMBER = re.compile(r'("_{0,2}(?:from|to)"\s*:\s*)"(\+?[\d ().-]+)"')
-_STARTS = ('"start"', "MEDIA_START")
+_START, _PBX_START = '"start"', "MEDIA_START"
 
 # What an entry says: a message on one of four ways, or ready members of a line.
 _PROVIDER_IN, _PROVIDER_OUT, _REALTIME_IN, _REALTIME_OUT, _MEMBERS = range(5)
@@ -155,9 +155,8 @@ class Tape:
         self._hand_over()
 
     def hung_up(self, reason: Reason) -> None:
-        """The call is ended from outside."""
+        """The call is ended from outside, at the time it reads next."""
         self.heard(hang_up=reason)
-        self.is_held = False
 
     def end(self, termination: Termination) -> None:
         """The call is over; what is noted later is not kept."""
@@ -264,14 +263,15 @@ class TapedLink:
     def _event(self, direction: str, kind: str, **members: object) -> None:
         self._tape.mark(link=self._name, dir=direction, kind=kind, **members)
 
-    def send(self, message: str | bytes) -> None:
-        """Write one message, and note it if it could be written.
+    def send(self, *messages: str | bytes) -> None:
+        """Write messages, and note them if they could be written.
 
         Raises:
             ConnectionError: the socket is closed.
         """
-        self._link.send(message)
-        self._tape.note(self._way_out, message)
+        self._link.send(*messages)
+        for message in messages:
+            self._tape.note(self._way_out, message)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the socket."""
@@ -396,7 +396,7 @@ class _Reel:
         if way == _MEMBERS:
             return {"t": t, **data}
         link, direction = _WAYS[way]
-        if way >= _REALTIME_IN:
+        if way >= _REALTIME_IN and type(data) is bytes:
             data = _text(data)
         elif way == _PROVIDER_IN and type(data) is str:
             data = self._without_secrets(data)
@@ -405,13 +405,13 @@ class _Reel:
     def _without_secrets(self, text: str) -> str:
         if self._token and self._token in text:
             text = text.replace(self._token, _HIDDEN)
-        return without_numbers(text) if any(word in text for word in _STARTS) else text
+        return without_numbers(text) if _START in text or _PBX_START in text else text
 
 
-def _text(message: str | bytes) -> str | bytes:
+def _text(message: bytes) -> str | bytes:
     """The model's side speaks text, handed over as its UTF-8 bytes."""
     try:
-        return message if isinstance(message, str) else str(message, "utf-8")
+        return str(message, "utf-8")
     except UnicodeDecodeError:
         return message
 

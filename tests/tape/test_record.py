@@ -59,11 +59,11 @@ class MemoryLink:
         """Remember whom to tell."""
         self.listener = listener
 
-    def send(self, message: str | bytes) -> None:
-        """Take one message, or fail as a closed socket does."""
+    def send(self, *messages: str | bytes) -> None:
+        """Take messages, or fail as a closed socket does."""
         if self.is_gone:
             raise ConnectionResetError("gone")
-        self.sent.append(message)
+        self.sent.extend(messages)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Remember how."""

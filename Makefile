@@ -24,7 +24,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-che
 MAKE_VENV = $(PYTHON) -m venv
 endif
 
-.PHONY: help demo test lint types format bench check lock clean
+.PHONY: help demo test lint types format bench baseline check lock clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -48,8 +48,11 @@ format: $(DEV) ## lay the code out, mend what can be mended
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(DEV) ## measure what a frame costs
-	$(BIN)/python -m pytest --benchmark-only tests/benchmarks
+bench: $(DEV) ## measure what a frame costs; fails where it costs 10 % more than it did
+	$(BIN)/python -m pytest tests/benchmarks
+
+baseline: $(DEV) ## take what a frame costs now as what it may cost
+	$(BIN)/python -m tests.benchmarks.rewrite_baseline
 
 check: lint types test ## all that CI checks, on one Python
 

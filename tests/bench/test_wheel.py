@@ -1,12 +1,13 @@
 """Slots of a millisecond."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.bench.wheel import Wheel
 
 
+@settings(max_examples=25)  # a wheel has 16,384 slots
 @given(st.lists(st.integers(-50, 16_000), max_size=50), st.lists(st.integers(1, 9000), max_size=9))
 def test_everything_comes_out_once_in_order_and_never_early(
     delays: list[int], steps: list[int]

@@ -134,11 +134,13 @@ class Bridge:
             CallRejected: it said something else, or nothing in time; the link is still open.
         """
         self._provider_link.listen(Listener(self._find_start, _nothing, self._left_early))
-        try:
-            async with asyncio.timeout(self._outside.start_deadline_s):
-                return await self._started
-        except TimeoutError:
-            raise CallRejected("handshake", "start_timeout") from None
+        # Unlike a timeout's cancellation this cannot overtake a start that was read in the same
+        # turn of a loop that runs late.
+        await asyncio.wait((self._started,), timeout=self._outside.start_deadline_s)
+        if not self._started.done():
+            self._started.cancel()
+            raise CallRejected("handshake", "start_timeout")
+        return self._started.result()
 
     @_ends_the_call
     def _find_start(self, message: str | bytes) -> None:

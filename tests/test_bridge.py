@@ -433,6 +433,19 @@ def test_a_bug_of_ours_between_the_start_and_the_call_ends_it() -> None:
     run_timeless(scene())
 
 
+def test_a_start_that_comes_with_the_deadline_is_a_start() -> None:
+    """A loop that runs late reads it in the turn in which its time is up: the caller is there."""
+
+    async def scene() -> None:
+        stage = Stage()
+        stage.loop.call_later(stage.start_deadline_s, stage.provider.say, "start")
+
+        assert await stage.bridge.await_start() == START
+        await stage.bridge.turn_away()
+
+    run_timeless(scene())
+
+
 # ------------------------------------------------------------- one pass
 
 

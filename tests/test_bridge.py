@@ -616,7 +616,7 @@ def test_a_slow_provider_is_not_a_lost_one() -> None:
         stage.speak(12_000)
         for _ in range(3):
             stage.provider.clog()
-            await asyncio.sleep(4.9)
+            await asyncio.sleep(4.9)  # of run_timeless: takes no time
             stage.provider.free()
 
         assert _played_ms(stage) == 12_000
@@ -634,7 +634,7 @@ def test_a_provider_that_takes_one_message_a_second_is_not_lost() -> None:
         running = await stage.start()
         stage.provider.slow_s = 1.0
         stage.speak(3000)
-        await asyncio.sleep(12.5)
+        await asyncio.sleep(12.5)  # of run_timeless: takes no time
 
         assert not stage.told(CallEnded)
         assert stage.provider.sent == ["PlayAudio55"] * 13
@@ -670,7 +670,7 @@ def test_a_provider_that_takes_nothing_is_lost(answer_ms: int) -> None:
         running = await stage.start()
         if answer_ms > 1000:
             stage.speak(answer_ms)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)  # of run_timeless: takes no time
         stage.provider.clog()
         if answer_ms < 1000:
             stage.speak(answer_ms)

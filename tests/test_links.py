@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import aiohttp
@@ -19,6 +19,7 @@ from websockets.uri import parse_uri
 from gateway.errors import LocalProtocolError
 from gateway.links import ABNORMAL, MAX_KEPT_MESSAGES, MediaSocket, ServerLink
 from gateway.realtime import Listener
+from tests.ear import Ear
 from tests.running import happens
 
 # `serve` runs on uvloop where there is one, and transports differ in what they allow.
@@ -34,29 +35,6 @@ Meanwhile = Callable[[web.Request], Awaitable[None]]
 
 async def _at_once(_request: web.Request) -> None:
     """Nothing happens between the upgrade and the link."""
-
-
-@dataclass
-class Ear:
-    """Listens to a link and remembers what it was told, in order."""
-
-    told: list[str | bytes] = field(default_factory=list)
-    freed: int = 0
-    closed: int = 0
-
-    def hear(self, link: ServerLink) -> None:
-        """Listen from now on."""
-        link.listen(Listener(self._message_came, self._link_freed, self._link_closed))
-
-    def _message_came(self, message: str | bytes) -> None:
-        assert not self.closed, "nothing follows the close"
-        self.told.append(message)
-
-    def _link_freed(self) -> None:
-        self.freed += 1
-
-    def _link_closed(self) -> None:
-        self.closed += 1
 
 
 @dataclass

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ _LAST_CALLBACKS_S = 0.05
 clock = time.monotonic
 
 
-class _Wire(asyncio.Protocol):
+class _Wire(asyncio.Protocol, ABC):
     """One WebSocket connection: handshake, then messages; control frames are answered here."""
 
     def __init__(self, on_closed: Callable[[], None]) -> None:
@@ -121,17 +122,17 @@ class _Wire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    @abstractmethod
     def frame(self, payload: bytes, opcode: int) -> bytes:
         """A frame as this side writes it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def opened(self, head: bytes) -> None:
         """The other side's part of the handshake has come."""
-        raise NotImplementedError
 
+    @abstractmethod
     def receive(self, payload: bytes, now: float) -> None:
         """One message."""
-        raise NotImplementedError
 
     def failed(self, why: str) -> None:
         """The other side broke the protocol."""

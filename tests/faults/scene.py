@@ -308,7 +308,7 @@ def _settings(
         "GATEWAY_HOST": "127.0.0.1",
         "GATEWAY_PORT": "0",
         "GATEWAY_OPS_PORT": "0",
-        "GATEWAY_START_DEADLINE_S": "1.0",
+        "GATEWAY_START_DEADLINE_S": "0.3",
         "GATEWAY_CONNECT_BUDGET_S": "1",
         "GATEWAY_SEND_TIMEOUT_S": "1",
         "GATEWAY_HEARTBEAT_S": "1",

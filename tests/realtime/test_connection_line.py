@@ -13,7 +13,6 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from gateway.realtime import Listener
 from gateway.realtime.auth import ApiKey
 from gateway.realtime.connection import (
     CLOSE_TIMEOUT_S,
@@ -24,6 +23,7 @@ from gateway.realtime.connection import (
     _SocketLink,
     dial,
 )
+from tests.ear import Ear
 from tests.running import happens
 
 # `serve` runs on uvloop where there is one, and transports differ in what they allow.
@@ -39,29 +39,6 @@ def _nothing_broke_unseen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     gc.collect()
     broke = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
     assert not [record.getMessage() for record in broke if record.name == "asyncio"]
-
-
-@dataclass
-class Ear:
-    """Listens to a link and remembers what it was told, in order."""
-
-    told: list[str | bytes] = field(default_factory=list)
-    freed: int = 0
-    closed: int = 0
-
-    def hear(self, link: _SocketLink) -> None:
-        """Listen from now on."""
-        link.listen(Listener(self._message_came, self._link_freed, self._link_closed))
-
-    def _message_came(self, message: str | bytes) -> None:
-        assert not self.closed, "nothing follows the close"
-        self.told.append(message)
-
-    def _link_freed(self) -> None:
-        self.freed += 1
-
-    def _link_closed(self) -> None:
-        self.closed += 1
 
 
 @dataclass

@@ -52,7 +52,7 @@ def test_messages_come_in_order_until_the_link_is_closed() -> None:
         line.say("later")
         assert await anext(inbox) == "later"
         waiting = asyncio.ensure_future(anext(inbox))
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # of run_timeless: takes no time
         assert not waiting.done()
         line.say("awaited", "last")
         line.leave()

@@ -565,7 +565,7 @@ tape.begin({{}})
 for number in range(2000):
     tape.hear(0, f"{{number:0500d}}")
 while not any(path.stat().st_size > {BATCH_BYTES} for path in Path(sys.argv[1]).glob("*")):
-    time.sleep(0.005)
+    time.sleep(0.005)  # the writer is a thread, and a file tells nobody that it grew
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -266,7 +266,8 @@ class _Taping:
         if self._tape is None:
             return outside
         dial = taped_dial(outside.dial, self._tape)
-        return replace(outside, dial=dial, clock=self._tape.clock)
+        tape = self._tape
+        return replace(outside, dial=dial, clock=tape.clock, stopwatch=tape.stopwatch)
 
     @contextmanager
     def of(

@@ -72,7 +72,11 @@ class RealtimeTranslator(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What a bridge needs from the world: how to dial, whom to tell, what time it is."""
+    """What a bridge needs from the world: how to dial, whom to tell, what time it is.
+
+    ``clock`` is read once a pass: what is decided in it is decided at that time. ``stopwatch`` has
+    the same zero (None: is the clock) and measures what happens within a pass.
+    """
 
     dial: Dial
     observe: Callable[[Fact], None]
@@ -80,6 +84,7 @@ class Outside:
     clock: Callable[[], float] = time.monotonic
     start_deadline_s: float = 5.0
     send_timeout_s: float = 5.0
+    stopwatch: Callable[[], float] | None = None
 
 
 def _ends_the_call(
@@ -111,6 +116,7 @@ class Bridge:
         self._realtime = realtime
         self._outside = outside
         self._clock = outside.clock
+        self._stopwatch = outside.stopwatch or outside.clock
         self._loop = asyncio.get_running_loop()
         self._provider_link = link
         self._realtime_link: Link | None = None
@@ -178,8 +184,8 @@ class Bridge:
     async def run(self, call: Call) -> Termination:
         """Carry the call until it is over; both links are closed when this returns."""
         self._call = call
-        self._to_provider = _Outbox(call.to_provider, self._write_to_provider, self._clock)
-        self._to_realtime = _Outbox(call.to_realtime, self._write_to_realtime, self._clock)
+        self._to_provider = _Outbox(call.to_provider, self._write_to_provider)
+        self._to_realtime = _Outbox(call.to_realtime, self._write_to_realtime)
         try:
             await self._carry()
         except asyncio.CancelledError:
@@ -208,17 +214,19 @@ class Bridge:
 
     @_ends_the_call
     def _begin(self) -> None:
+        now = self._clock()
         for event in self._early:
-            self._call.provider_received(event, self._clock())
-        self._settle()
+            self._call.provider_received(event, now)
+        self._settle(now)
         hear = Listener(self._provider_said, self._link_freed, self._provider_left)
         self._provider_link.listen(hear)
 
     @_ends_the_call
     def hang_up(self, reason: Reason) -> None:
         """End the call from outside (drain, operator)."""
-        self._call.hang_up(reason, self._clock())
-        self._settle()
+        now = self._clock()
+        self._call.hang_up(reason, now)
+        self._settle(now)
 
     def break_off(self, error: Exception) -> None:
         """End the call because of a bug of ours, before its start too."""
@@ -234,13 +242,13 @@ class Bridge:
         now = self._clock()
         for event in self._provider.receive(message):
             self._call.provider_received(event, now)
-        self._settle()
+        self._settle(now)
 
     @_ends_the_call
     def _provider_left(self) -> None:
-        link = self._provider_link
-        self._call.provider_received(LinkClosed(link.close_code, link.close_reason), self._clock())
-        self._settle()
+        link, now = self._provider_link, self._clock()
+        self._call.provider_received(LinkClosed(link.close_code, link.close_reason), now)
+        self._settle(now)
 
     @_ends_the_call
     def _realtime_said(self, link: Link, message: str | bytes) -> None:
@@ -249,7 +257,7 @@ class Bridge:
         now = self._clock()
         for event in self._realtime.receive(message):
             self._call.realtime_received(event, now)
-        self._settle()
+        self._settle(now)
 
     @_ends_the_call
     def _realtime_left(self, link: Link) -> None:
@@ -259,25 +267,26 @@ class Bridge:
 
     @_ends_the_call
     def _link_freed(self) -> None:
-        self._settle()
+        self._settle(self._clock())
 
     def _realtime_happened(self, event: RealtimeEvent) -> None:
-        self._call.realtime_received(event, self._clock())
-        self._settle()
+        now = self._clock()
+        self._call.realtime_received(event, now)
+        self._settle(now)
 
     # ------------------------------------------------------------------ one pass
 
-    def _settle(self) -> None:
+    def _settle(self, now: float) -> None:
         """After every event: send what came out, tell what happened, set the alarm."""
         call = self._call
         to_provider, to_realtime = self._to_provider, self._to_realtime
         if to_provider.is_clogged or to_realtime.is_clogged:
-            self._look_at_clogs(self._clock())
+            self._look_at_clogs(now)
         if call.termination is None:
             if call.to_provider or to_provider.is_clogged:
-                to_provider.drain(self._provider_link)
+                to_provider.drain(self._provider_link, now)
             if call.to_realtime or to_realtime.is_clogged:
-                to_realtime.drain(self._realtime_link)
+                to_realtime.drain(self._realtime_link, now)
             self._arm()
         if call.facts:
             self._tell()
@@ -296,9 +305,9 @@ class Bridge:
             messages += self._provider.send(queue.popleft())
         self._provider_link.send(*messages)
         if isinstance(command, ClearAudio) and command.asked_at:
-            self._outside.observe(BargedIn(self._clock() - command.asked_at))
+            self._outside.observe(BargedIn(self._stopwatch() - command.asked_at))
         elif isinstance(command, PlayAudio) and command.asked_at:
-            self._outside.observe(RelayMeasured("down", self._clock() - command.asked_at))
+            self._outside.observe(RelayMeasured("down", self._stopwatch() - command.asked_at))
 
     def _write_to_realtime(self, command: RealtimeCommand) -> None:
         if isinstance(command, DialRealtime):
@@ -314,7 +323,7 @@ class Bridge:
 
     def _time_uplink(self, command: AppendAudio) -> None:
         if command.asked_at:
-            self._outside.observe(RelayMeasured("up", self._clock() - command.asked_at))
+            self._outside.observe(RelayMeasured("up", self._stopwatch() - command.asked_at))
 
     # ------------------------------------------------------------------ the line to the model
 
@@ -332,7 +341,7 @@ class Bridge:
         self._is_dialling = False
 
     async def _open_realtime(self, dial: DialRealtime) -> None:
-        began = self._clock()
+        began = self._stopwatch()
         try:
             await asyncio.sleep(dial.delay_s)
             link = await self._outside.dial(
@@ -344,7 +353,7 @@ class Bridge:
             )
             return
         self._realtime_link = link
-        self._realtime_happened(RealtimeConnected(self._clock() - began - dial.delay_s))
+        self._realtime_happened(RealtimeConnected(self._stopwatch() - began - dial.delay_s))
         said = functools.partial(self._realtime_said, link)
         left = functools.partial(self._realtime_left, link)
         link.listen(Listener(said, self._link_freed, left))
@@ -373,7 +382,7 @@ class Bridge:
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm_at = at
-        self._alarm = self._loop.call_later(max(0.0, at - self._clock()), self._alarm_rang)
+        self._alarm = self._loop.call_later(max(0.0, at - self._stopwatch()), self._alarm_rang)
 
     def _first_limit(self, at: float | None) -> float:
         """The timer, or when the patience with a clogged link ends."""
@@ -387,7 +396,7 @@ class Bridge:
         at = self._call.next_timer()
         if at is not None and at <= now:
             self._call.timer_fired(now)
-        self._settle()
+        self._settle(now)
 
     def _look_at_clogs(self, now: float) -> None:
         """A peer that takes nothing is gone; one whose queue grows cannot follow."""
@@ -433,16 +442,14 @@ class _Outbox(Generic[_Command]):
         self,
         queue: deque[_Command],
         write: Callable[[_Command], None],
-        clock: Callable[[], float],
     ) -> None:
         self._queue = queue
         self._write = write
-        self._clock = clock
         # Whether the link took everything so far; since when it does not.
         self.is_clogged = False
         self.clogged_at = inf
 
-    def drain(self, link: Link | None) -> None:
+    def drain(self, link: Link | None, now: float) -> None:
         """Write until the queue is empty or the link clogged; what has no link is not held up."""
         queue = self._queue
         waiting = len(queue)
@@ -456,7 +463,7 @@ class _Outbox(Generic[_Command]):
             self.clogged_at = inf
         elif not was_clogged or len(queue) < waiting:
             # A slow peer is not a lost one: its time counts from the last message it took.
-            self.clogged_at = self._clock()
+            self.clogged_at = now
 
     def is_stuck(self, now: float, limit_s: float) -> bool:
         """Nothing was taken for too long, or more waits than a live peer leaves waiting."""

@@ -17,15 +17,17 @@ event    The same without ``data``, of another kind:
          - ``clogged``, ``freed`` ("in"): the peer takes no more for now, and does again.
 mark     ``{"t", "began": true}``: the call was admitted; what stands above is from before it.
          ``{"t", "hang_up": reason}``: ended from outside, by drain or operator.
+         ``{"t", "rang": true}``: a timer rang, and nothing came of it that could be seen.
 gap      ``{"t", "lost": n}``: here n lines are missing, the disk was too slow.
 last     ``{"t", "end": {"result", "reason"}, "lost": n}`` with all that was lost, or
          ``{"t", "cut": {"max_bytes": n}, "lost": n}`` where the tape became too long.
 =======  ==========================================================================================
 
-Time. ``t`` is in seconds since the media socket was accepted, in whole microseconds, and is the
-number the call itself was given: with a tape the call's clock is the tape's. Something "in" carries
-the time at which the call heard of it. Something "out" carries the time of the pass that decided
-it: that of the line "in" which caused it, or else of the timer that rang. So timers need no lines.
+Time. ``t`` is in seconds since the media socket was accepted, in whole microseconds. A call works
+in passes: something came in, or a timer rang, and all that is decided is decided at the time at
+which the pass began, which is the ``t`` of all its lines and the number the call itself was given.
+So lines "out" with the ``t`` of the line "in" above them are its doing; with a later one they are a
+timer's. ``dialled`` and "out" ``closed`` take their time and belong to no pass.
 
 Names. While it grows a tape is called ``NAME.jsonl.part``, and ``NAME.jsonl`` once it is whole. A
 part left behind by a crash can be read up to its last whole line.

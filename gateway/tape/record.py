@@ -90,9 +90,11 @@ class Tape:
         self._tapes = tapes
         self._call_id = call_id
         self._zero_ns = time.monotonic_ns()
-        # The latest reading of the clock; whether the next reading has to repeat it.
+        # When the present pass began; whether the call has yet to read that; whether it is a
+        # timer's and has not shown on the tape so far.
         self.now = 0.0
         self.is_held = False
+        self._is_silent = False
         self._entries: list[_Entry] = []
         self._bytes = 0
         self._due = 0.0
@@ -101,26 +103,37 @@ class Tape:
         self._reel: _Reel | None = None
         self._is_ended = False
 
-    def clock(self) -> float:
-        """Seconds since the tape was made, in whole microseconds; the clock of a taped call.
+    def stopwatch(self) -> float:
+        """Seconds since the tape was made, in whole microseconds."""
+        return (time.monotonic_ns() - self._zero_ns) // 1000 / 1e6
 
-        The first reading after something came in is the time that was noted for it.
+    def clock(self) -> float:
+        """When the present pass began; the clock of a taped call, which reads it once a pass.
+
+        Where nothing came in since the last reading, a timer rang: that is a pass of its own.
         """
         if self.is_held:
             self.is_held = False
         else:
-            self.now = (time.monotonic_ns() - self._zero_ns) // 1000 / 1e6
+            self._turn_over()
+            self._is_silent = True
         return self.now
+
+    def _turn_over(self) -> None:
+        """A new pass begins; of a timer that rang in vain there is nothing else on the tape."""
+        if self._is_silent:
+            self.mark(rang=True)
+        self.now = self.stopwatch()
 
     def hear(self, way: int, message: str | bytes) -> None:
         """A message came in, now."""
-        self.is_held = False
-        self.clock()
+        self._turn_over()
         self.is_held = True
         self.note(way, message)
 
     def note(self, way: int, message: str | bytes) -> None:
-        """A message, at the clock's latest reading."""
+        """A message, in the present pass."""
+        self._is_silent = False
         self._entries.append((self.now, way, message))
         self._bytes += len(message) + ENTRY_BYTES
         if self._bytes > BATCH_BYTES or self.now > self._due:
@@ -128,14 +141,23 @@ class Tape:
 
     def heard(self, **members: object) -> None:
         """Something that is no message came in, now."""
-        self.is_held = False
-        self.clock()
+        self._turn_over()
         self.is_held = True
         self.mark(**members)
 
     def mark(self, **members: object) -> None:
-        """A line that is no message, at the clock's latest reading."""
-        self._entries.append((self.now, _MEMBERS, members))
+        """A line that is no message, in the present pass."""
+        self._is_silent = False
+        self._put(self.now, members)
+
+    def aside(self, **members: object) -> None:
+        """A line of something that takes its time and belongs to no pass."""
+        if self._is_silent:
+            self.mark(rang=True)
+        self._put(self.stopwatch(), members)
+
+    def _put(self, t: float, members: Mapping[str, object]) -> None:
+        self._entries.append((t, _MEMBERS, members))
         self._bytes += ENTRY_BYTES
 
     def begin(self, head: Mapping[str, object], *, token: str = "") -> None:
@@ -146,6 +168,7 @@ class Tape:
             token: a secret in the provider's messages, hidden wherever it stands there.
         """
         self.mark(began=True)  # the latest reading is the one the call was given as its start
+        self.is_held = True  # and its first pass has the same time
         self._tapes.lost += self._lost
         began = datetime.now(UTC)
         path = self._tapes.folder / f"{began:%Y%m%dT%H%M%S}.{began:%f}Z-{self._call_id}.jsonl"
@@ -160,8 +183,7 @@ class Tape:
 
     def end(self, termination: Termination) -> None:
         """The call is over; what is noted later is not kept."""
-        self.is_held = False
-        self.clock()
+        self._turn_over()
         end = {"result": termination.result, "reason": termination.reason}
         self._hand_over(end)
         self._is_ended = True
@@ -227,7 +249,8 @@ class TapedLink:
         is_clogged = self._link.is_clogged
         if is_clogged is not self._was_clogged:
             self._was_clogged = is_clogged
-            self._event("in", "clogged" if is_clogged else "freed")
+            kind = "clogged" if is_clogged else "freed"
+            self._tape.mark(link=self._name, dir="in", kind=kind)
         return is_clogged
 
     def listen(self, listener: Listener) -> None:
@@ -260,9 +283,6 @@ class TapedLink:
         tell()
         self._tape.is_held = False
 
-    def _event(self, direction: str, kind: str, **members: object) -> None:
-        self._tape.mark(link=self._name, dir=direction, kind=kind, **members)
-
     def send(self, *messages: str | bytes) -> None:
         """Write messages, and note them if they could be written.
 
@@ -275,7 +295,7 @@ class TapedLink:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the socket."""
-        self._event("out", "closed", code=code, reason=reason)
+        self._tape.aside(link=self._name, dir="out", kind="closed", code=code, reason=reason)
         await self._link.close(code, reason)
 
 
@@ -284,14 +304,14 @@ def taped_dial(dial: Dial, tape: Tape) -> Dial:
 
     async def dial_and_note(*, timeout_s: float, with_fresh_token: bool) -> Link:
         how: dict[str, Any] = {"timeout_s": timeout_s, "with_fresh_token": with_fresh_token}
-        began = tape.clock()
-        tape.mark(link="realtime", dir="out", kind="dialled", **how)
+        began = tape.stopwatch()
+        tape.aside(link="realtime", dir="out", kind="dialled", **how)
         try:
             link = await dial(**how)
         except ConnectError as error:
             tape.heard(link="realtime", dir="in", kind="refused", **_refusal(error))
             raise
-        took_s = round(tape.clock() - began, 6)
+        took_s = round(tape.stopwatch() - began, 6)
         tape.heard(link="realtime", dir="in", kind="opened", took_s=took_s)
         return TapedLink(link, "realtime", tape)
 

@@ -253,23 +253,50 @@ def test_two_links_are_on_one_tape_in_the_order_of_the_wire(studio: Studio) -> N
 
 
 def test_a_message_carries_the_time_at_which_the_call_heard_it(studio: Studio) -> None:
-    """The first reading of the clock is the line's own number, to the bit; later ones go on."""
+    """The clock's reading is the line's own number, to the bit; a timer that rang is noted too."""
     tape = studio.tape()
-    link, readings = MemoryLink(), cast("list[float]", [])
+    link, heard, rang = MemoryLink(), cast("list[float]", []), cast("list[float]", [])
     wrapped = TapedLink(cast("Link", link), "provider", tape)
-
-    def read_twice(_: str | bytes) -> None:
-        readings.extend((tape.clock(), tape.clock()))
-
-    wrapped.listen(Listener(read_twice, lambda: None, lambda: None))
+    assert tape.clock() == tape.now  # the call's first pass is the one it began in
+    wrapped.listen(Listener(lambda _: heard.append(tape.clock()), lambda: None, lambda: None))
     for _ in range(50):
         link.say("x")
+        rang.append(tape.clock())
 
     *lines, _ = studio.end(tape)
 
-    assert [line["t"] for line in lines] == readings[::2]
+    assert [line["t"] for line in lines if "data" in line] == heard
+    assert [line["t"] for line in lines if "rang" in line] == rang
+    readings = [line["t"] for line in lines]
     assert readings == sorted(readings)
     assert all(round(reading * 1e6) / 1e6 == reading for reading in readings)
+
+
+def test_a_timer_whose_doing_can_be_seen_needs_no_line(studio: Studio) -> None:
+    """What is sent then carries the time at which the timer rang."""
+    tape = studio.tape()
+    _, wrapped, _ = taped(tape)
+    tape.clock()  # the call's first pass
+    at = tape.clock()
+    wrapped.send("something")
+
+    *lines, _ = studio.end(tape)
+
+    assert [(line["t"], line["data"]) for line in lines] == [(at, "something")]
+
+
+def test_dialling_stands_between_passes(studio: Studio) -> None:
+    """It takes its time: what is decided later is not dated back, what rang before is told."""
+    tape = studio.tape()
+    tape.clock()  # the call's first pass
+    at = tape.clock()
+    tape.aside(link="realtime", dir="out", kind="dialled")
+    now = tape.now
+
+    rang, dialled, _ = studio.end(tape)
+
+    assert rang == {"t": at, "rang": True}
+    assert dialled["t"] >= at == now
 
 
 def test_a_time_nobody_asked_for_is_not_told_later(studio: Studio) -> None:

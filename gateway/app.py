@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +35,7 @@ from gateway.realtime.auth import Auth, EntraToken
 from gateway.realtime.connection import auth_from, dial, target_from
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.settings import Agent, Settings
+from gateway.shipped import PROMPT_HZ, PROMPTS, shipped_sound
 from gateway.tape.record import (
     Tape,
     TapedLink,
@@ -47,7 +47,6 @@ from gateway.tape.record import (
 )
 from gateway.tls import server_tls
 
-PROMPT_HZ: Final = 24_000
 # A refused stream may come back after this many seconds.
 RETRY_AFTER_S: Final = 5
 # A webhook's form is a few kB.
@@ -677,17 +676,15 @@ def load_prompts(settings: Settings) -> dict[str, bytes]:
     Raises:
         AudioFileError: a file cannot be used; names it.
     """
-    files = {
-        "apology": settings.apology_file or shipped_sound("apology.wav"),
-        "filler": settings.filler_file or shipped_sound("one-moment-please.wav"),
-        "goodbye": settings.goodbye_file or shipped_sound("goodbye.wav"),
+    own = {
+        "apology": settings.apology_file,
+        "filler": settings.filler_file,
+        "goodbye": settings.goodbye_file,
     }
-    return {name: read_wav(Path(path), PROMPT_HZ) for name, path in files.items()}
-
-
-def shipped_sound(name: str) -> str:
-    """The path of a recording that comes with the package."""
-    return str(resources.files("gateway") / "prompts" / name)
+    return {
+        name: read_wav(Path(own[name] or shipped_sound(file)), PROMPT_HZ)
+        for name, file in PROMPTS.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.app import Running, open_gateway, shipped_sound
+from gateway.app import Running, open_gateway
 from gateway.audio.compare import correlation_per_second
 from gateway.audio.wav import read_wav, write_stereo_wav, write_wav
 from gateway.events import (
@@ -25,6 +25,7 @@ from gateway.events import (
     TurnAnswered,
 )
 from gateway.settings import Settings, load_settings
+from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallPlan, Utterance, When
 from gateway.simulator.callreport import CallReport

@@ -8,6 +8,7 @@ GatewayError
   ConnectError           the model's: the line could not be opened
   TokenError             Microsoft Entra's: no token in time
   AudioFileError         the operator's: a sound file that cannot be used
+  TapeError              the operator's: a file that is no tape, or one that cannot be read
   PeerRefused            a far end refused what a tool of ours asked (demo, call, say)
 """
 
@@ -70,6 +71,10 @@ class TokenError(ConnectError):
 
 class AudioFileError(GatewayError):
     """A sound file is missing, too long or not 16-bit mono PCM; the message names the file."""
+
+
+class TapeError(GatewayError):
+    """A tape is missing, damaged, of another format, or no tape; names file and line."""
 
 
 class PeerRefused(GatewayError):

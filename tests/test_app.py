@@ -13,11 +13,12 @@ import aiohttp
 import pytest
 from twilio.request_validator import RequestValidator
 
-from gateway.app import RETRY_AFTER_S, Running, load_prompts, open_gateway, shipped_sound
+from gateway.app import RETRY_AFTER_S, Running, load_prompts, open_gateway
 from gateway.audio.wav import read_wav
 from gateway.errors import AudioFileError, PeerRefused
 from gateway.events import CallBegan, CallEnded, CallReady, PromptPlayed
 from gateway.settings import Agent, load_settings
+from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallAuth, CallPlan
 from gateway.simulator.server import Simulator

@@ -126,6 +126,15 @@ ROOMS = {
     "tape.record": _room(
         "errors events logs realtime tape", (_IO - {"os", "threading", "urllib"}) | _DICE
     ),
+    "tape.reading": _room("errors realtime tape", (_IO | _CLOCK | _DICE)),
+    "tape.passes": _room("tape.reading", _PURE),
+    "tape.stage": _room("realtime", (_IO - {"asyncio"}) | _CLOCK | _DICE | _WIRE),
+    "tape.replay": _room(
+        "audio.* bridge call errors events providers providers.table realtime.protocol shipped"
+        " tape.passes tape.reading tape.stage",
+        (_IO - {"asyncio", "urllib"}) | _CLOCK | _DICE,
+    ),
+    "shipped": _room("", _PURE),
     "terminal": _room("", (_IO - {"os"}) | _CLOCK | _DICE),
     "check": _room(f"errors events settings terminal tls {_MODEL}", _IO - {"asyncio"}),
     "say": _room(f"audio.* errors events settings terminal {_MODEL}", _IO - {"asyncio"}),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from gateway.app import Running, shipped_sound
+from gateway.app import Running
 from gateway.audio.compare import correlation_per_second
 from gateway.audio.convert import Converter
 from gateway.audio.wav import read_wav
@@ -21,6 +21,7 @@ from gateway.events import (
     Reason,
 )
 from gateway.settings import Settings
+from gateway.shipped import shipped_sound
 from gateway.simulator.agents import Call as ToolCall
 from gateway.simulator.agents import Script, Turn
 from gateway.simulator.caller import place_call

@@ -232,6 +232,7 @@ class TapedLink:
         self._tape = tape
         self._way_in, self._way_out = _WAYS_OF[name]
         self._was_clogged = False
+        self._is_left = False
 
     @property
     def close_code(self) -> int:
@@ -259,6 +260,8 @@ class TapedLink:
         hear, tell = tape.hear, listener.message_came
 
         def message_came(message: str | bytes) -> None:
+            if self._is_left:
+                return  # nobody listens, and the next session's messages are on tape by now
             hear(way, message)
             tell(message)
             tape.is_held = False
@@ -278,6 +281,8 @@ class TapedLink:
         self._tape.is_held = False
 
     def _left(self, tell: Callable[[], None]) -> None:
+        if self._is_left:
+            return
         code, reason = self._link.close_code, self._link.close_reason
         self._tape.heard(link=self._name, dir="in", kind="closed", code=code, reason=reason)
         tell()
@@ -295,6 +300,7 @@ class TapedLink:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the socket."""
+        self._is_left = True
         self._tape.aside(link=self._name, dir="out", kind="closed", code=code, reason=reason)
         await self._link.close(code, reason)
 

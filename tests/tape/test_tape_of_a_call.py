@@ -9,8 +9,9 @@ from typing import Literal
 
 import pytest
 
-from gateway.app import Running, shipped_sound
+from gateway.app import Running
 from gateway.audio.wav import read_wav
+from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallAuth, CallPlan, Utterance, When
 from gateway.simulator.server import Simulator

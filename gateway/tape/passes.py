@@ -1,0 +1,77 @@
+"""Puts a tape's lines together again as the passes in which the call worked."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from gateway.tape.reading import Line
+
+# Lines "out" that take their time and belong to no pass.
+ASIDES: Final = frozenset({"dialled", "closed"})
+
+
+@dataclass(slots=True)
+class Pass:
+    """What set the call going at ``t`` (None: a timer), and what it sent then.
+
+    ``clogs``: a link's name, how many messages it had taken in this pass, whether it was then
+    clogged (or free again).
+    """
+
+    t: float
+    cause: Line | None
+    sent: list[Line] = field(default_factory=list)
+    clogs: list[tuple[str, int, bool]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A line between the passes."""
+
+    line: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Nothing more can be replayed: the call's ``end``, or a place where lines are missing."""
+
+    line: Line
+
+
+Step = Pass | Aside | Stop
+
+
+def steps(lines: Iterable[Line]) -> Iterator[Step]:
+    """The steps of a tape, in order; after a ``Stop`` there are none."""
+    current: Pass | None = None
+    for line in lines:
+        belongs = current is not None and line.t == current.t and _is_effect(line, within=True)
+        if not belongs and current is not None:
+            yield current
+            current = None
+        if line.end is not None or line.cut is not None or line.lost:
+            yield Stop(line)
+            return
+        if line.dir == "out" and line.kind in ASIDES:
+            yield Aside(line)
+            continue
+        if current is None:
+            current = Pass(line.t, None if line.rang or _is_effect(line) else line)
+        if belongs or _is_effect(line):
+            _add(current, line)
+    if current is not None:
+        yield current
+
+
+def _is_effect(line: Line, *, within: bool = False) -> bool:
+    """Whether a pass did this; a link that is free again may also begin one."""
+    is_sent = line.dir == "out" and line.data is not None
+    return is_sent or line.kind == "clogged" or (within and line.kind == "freed")
+
+
+def _add(current: Pass, line: Line) -> None:
+    if line.dir == "out":
+        current.sent.append(line)
+        return
+    taken = sum(sent.link == line.link for sent in current.sent)
+    current.clogs.append((line.link, taken, line.kind == "clogged"))

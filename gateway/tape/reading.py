@@ -1,0 +1,191 @@
+"""Reads tapes, a line at a time: memory is bounded by the longest line, whatever the file is."""
+
+import gzip
+import io
+import zlib
+from binascii import Error as Base64Error
+from binascii import a2b_base64
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+import msgspec
+
+from gateway.errors import TapeError
+from gateway.realtime import Dialect
+from gateway.tape import FORMAT
+
+# The model's longest message is 16 MiB; escaped and wrapped it is not twice as long.
+MAX_LINE_BYTES: Final = 32 * 1024 * 1024
+_READ_BYTES: Final = 256 * 1024
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_DAMAGED: Final = (zlib.error, gzip.BadGzipFile)
+
+
+class HeadSettings(msgspec.Struct, frozen=True):
+    """What changes a call's behaviour: ``call`` holds the fields of ``CallOptions``."""
+
+    call: dict[str, Any] = {}
+    start_deadline_s: float = 5.0
+    send_timeout_s: float = 5.0
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The first line of a tape (members: ``gateway.tape``)."""
+
+    tape: int
+    provider: str
+    dialect: Dialect
+    gateway: str = ""
+    call_id: str = ""
+    agent: str = ""
+    started_at: str = ""
+    unix_offset_s: float = 0.0
+    query: Mapping[str, str] = {}
+    settings: HeadSettings = HeadSettings()
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How the call ended."""
+
+    result: str
+    reason: str
+
+
+class Line(msgspec.Struct, gc=False):
+    """Any line but the first (members: ``gateway.tape``); what a line has not keeps its default."""
+
+    t: float
+    link: str = ""
+    dir: str = ""
+    kind: str = ""
+    data: str | None = None
+    code: int = 0
+    reason: str = ""
+    timeout_s: float = 0.0
+    with_fresh_token: bool = False
+    took_s: float = 0.0
+    result: str = ""
+    can_retry: bool = False
+    retry_after_s: float = 0.0
+    detail: str = ""
+    began: bool = False
+    rang: bool = False
+    hang_up: str = ""
+    lost: int = 0
+    end: Ending | None = None
+    cut: dict[str, int] | None = None
+
+    @property
+    def message(self) -> str | bytes:
+        """What was on the wire.
+
+        Raises:
+            TapeError: the bytes of a binary message cannot be read.
+        """
+        data = self.data or ""
+        if self.kind != "binary":
+            return data
+        try:
+            return a2b_base64(data, strict_mode=True)
+        except Base64Error as error:
+            raise TapeError(f"at {self.t:.6f} s: binary data that is not base64: {error}") from None
+
+
+class Tape:
+    """A tape that is open for reading: its ``head``, then its lines, once.
+
+    ``is_whole`` is known when all lines were read: whether the last one says how the call ended.
+    A tape that was cut short is read up to its last whole line.
+
+    Raises:
+        TapeError: no such file, no tape, one of a newer format, or (while reading) a line that is
+            no line of a tape; the message names file and line.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.is_whole = False
+        self._number = 0
+        try:
+            self._source = self.path.open("rb")
+            self._file = _unpacked(self._source)
+        except OSError as error:
+            raise TapeError(f"{self.path}: {error.strerror or error}") from None
+        self.head = self._read_head()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._source.close()
+
+    def __iter__(self) -> Iterator[Line]:
+        decode = msgspec.json.Decoder(Line).decode
+        while (raw := self._next_line()) is not None:
+            try:
+                line = decode(raw)
+            except msgspec.DecodeError as error:
+                raise self._bad(f"no line of a tape: {error}") from None
+            yield line
+            if line.end is not None or line.cut is not None:
+                self.is_whole = True
+                return
+
+    def _read_head(self) -> Head:
+        raw = self._next_line()
+        try:
+            version = msgspec.json.decode(raw or b"", type=_Version)
+        except msgspec.DecodeError:
+            self._source.close()
+            raise TapeError(f"{self.path}: this is no tape") from None
+        if version.tape != FORMAT:
+            self._source.close()
+            raise TapeError(
+                f"{self.path}: a tape of format {version.tape}, made by gateway "
+                f"{version.gateway}; this gateway reads format {FORMAT}"
+            )
+        try:
+            return msgspec.json.decode(raw or b"", type=Head)
+        except msgspec.DecodeError as error:
+            self._source.close()
+            raise self._bad(str(error)) from None
+
+    def _next_line(self) -> bytes | None:
+        """The next whole line; None at the end, and where the file was cut short."""
+        self._number += 1
+        try:
+            raw = self._file.readline(MAX_LINE_BYTES + 1)
+        except EOFError:
+            return None
+        except _DAMAGED as error:
+            raise self._bad(f"damaged: {error}") from None
+        except OSError as error:
+            raise TapeError(f"{self.path}: {error.strerror or error}") from None
+        if raw.endswith(b"\n"):
+            return raw
+        if len(raw) > MAX_LINE_BYTES:
+            raise self._bad(f"longer than {MAX_LINE_BYTES} bytes")
+        return None
+
+    def _bad(self, why: str) -> TapeError:
+        return TapeError(f"{self.path}, line {self._number}: {why}")
+
+
+class _Version(msgspec.Struct):
+    tape: int
+    gateway: str = "?"
+
+
+def _unpacked(source: BinaryIO) -> BinaryIO:
+    is_packed = source.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+    source.seek(0)
+    if not is_packed:
+        return source
+    return io.BufferedReader(gzip.GzipFile(fileobj=source), _READ_BYTES)

@@ -1,0 +1,347 @@
+"""Plays a tape into the same bridge and call that are live, and shows what they do this time.
+
+What came in comes in again, pass by pass, at the times of the tape; nothing waits, so an hour takes
+seconds. What the tape says was sent, and what is sent now, is handed over pass by pass to whoever
+compares them.
+"""
+
+import asyncio
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, cast
+from urllib.parse import urlencode
+
+import msgspec
+
+from gateway.audio.wav import read_wav
+from gateway.bridge import Bridge, Outside
+from gateway.call import Call, CallOptions
+from gateway.errors import CallRejected, ConnectError, TapeError
+from gateway.events import CallStarted, Fact, Reason
+from gateway.providers import HttpRequest
+from gateway.providers.table import doors
+from gateway.realtime.protocol import RealtimeProtocol
+from gateway.shipped import PROMPT_HZ, PROMPTS, shipped_sound
+from gateway.tape.passes import Aside, Pass, Stop, steps
+from gateway.tape.reading import Head, Line, Tape
+from gateway.tape.stage import Clockwork, Sent, Stage
+
+# A timer may ring so late on a busy machine; one that is later is missing on the tape.
+LATEST_TIMER_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One pass, as it was and as it is now; ``cause`` is None for a timer.
+
+    ``call`` is None before the start message was accepted.
+    """
+
+    t: float
+    cause: Line | None
+    expected: list[Sent]
+    came: list[Sent]
+    call: Call | None
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What came of a replay.
+
+    ``problems``: what is wrong beside the messages, a line each with its time. ``digest``: SHA-256
+    of all that was sent, with the time of its pass. ``stopped``: the tape's last line, None where
+    it was cut short.
+    """
+
+    head: Head
+    started: CallStarted | None = None
+    call: Call | None = None
+    facts: list[tuple[float, Fact]] = field(default_factory=list)
+    problems: list[tuple[float, str]] = field(default_factory=list)
+    duration_s: float = 0.0
+    messages: int = 0
+    digest: str = ""
+    stopped: Line | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the tape goes to the call's end, and nothing of it is missing."""
+        return self.stopped is not None and self.stopped.end is not None and not self.stopped.lost
+
+
+def replay(
+    tape: Tape,
+    watch: Callable[[Played], None] = lambda _: None,
+    wait_until: Callable[[float], None] = lambda _: None,
+) -> Replayed:
+    """Play the tape to its end.
+
+    Args:
+        tape: open, no line of it read yet.
+        watch: told each pass in which something was sent, or should have been.
+        wait_until: called before each pass with its time; may pass the time until then.
+
+    Raises:
+        TapeError: the tape cannot be read or played.
+    """
+    with asyncio.Runner(loop_factory=Clockwork) as runner:
+        return runner.run(_Replay(tape, watch, wait_until).play())
+
+
+def options_of(head: Head) -> CallOptions:
+    """What the call was like.
+
+    Raises:
+        TapeError: the first line's settings cannot be used.
+    """
+    call = head.settings.call
+    prompts = call.get("prompts") or {}
+    try:
+        sounds = {name: _prompt(name, int(size)) for name, size in prompts.items()}
+        fields: dict[str, Any] = call | {"prompts": {}}
+        options = msgspec.convert(fields, CallOptions)
+    except (msgspec.ValidationError, AttributeError, TypeError, ValueError) as error:
+        raise TapeError(f"settings of the call on tape: {error}") from None
+    return dataclasses.replace(options, prompts=sounds)
+
+
+@cache
+def _prompt(name: str, size_bytes: int) -> bytes:
+    """The shipped recording if it is as long as the one on tape; else silence of that length."""
+    if name in PROMPTS:
+        pcm = read_wav(shipped_sound(PROMPTS[name]), PROMPT_HZ)
+        if len(pcm) == size_bytes:
+            return pcm
+    return bytes(size_bytes)
+
+
+class _Replay:
+    """One tape being played."""
+
+    def __init__(
+        self, tape: Tape, watch: Callable[[Played], None], wait_until: Callable[[float], None]
+    ) -> None:
+        self._tape = tape
+        self._head = tape.head
+        self._watch = watch
+        self._wait_until = wait_until
+        self._loop = cast("Clockwork", None)
+        self._stage = Stage()
+        self._result = Replayed(tape.head)
+        self._hash = hashlib.sha256()
+        self._asides: list[str] = []
+        self._tail: Played | None = None
+        self._calls = 0
+
+    async def play(self) -> Replayed:
+        self._loop = cast("Clockwork", asyncio.get_running_loop())
+        self._bridge = self._make_bridge()
+        self._task: asyncio.Task[Any] = self._loop.create_task(self._bridge.await_start())
+        await self._rest()
+        for step in steps(self._tape):
+            if isinstance(step, Stop):
+                self._result.stopped = step.line
+                break
+            if isinstance(step, Aside):
+                await self._stand_aside(step.line)
+            else:
+                await self._play_pass(step)
+        await self._finish()
+        return self._result
+
+    def _make_bridge(self) -> Bridge:
+        head, loop = self._head, self._loop
+        door = doors(public_url="", insecure=True).get(head.provider)
+        if door is None:
+            raise TapeError(f"{self._tape.path}: no provider {head.provider!r} in this gateway")
+        url = f"ws://tape/?{urlencode(head.query)}"
+        return Bridge(
+            door.connect(HttpRequest("GET", url)),
+            self._stage.provider,
+            RealtimeProtocol(head.dialect),
+            Outside(
+                dial=self._stage.dial,
+                observe=lambda fact: self._result.facts.append((loop.now, fact)),
+                perform=_perform_nothing,
+                clock=loop.time,
+                start_deadline_s=head.settings.start_deadline_s,
+                send_timeout_s=head.settings.send_timeout_s,
+            ),
+        )
+
+    # ------------------------------------------------------------------ steps
+
+    async def _play_pass(self, step: Pass) -> None:
+        await self._ring_overdue(step.t)
+        self._wait_until(step.t)
+        self._loop.now = self._result.duration_s = step.t
+        self._stage.expect(step.clogs)
+        await self._set_off(step.cause)
+        if self._loop.calls != self._calls:
+            await self._rest()
+        self._show(step, [(line.link, line.message) for line in step.sent])
+
+    async def _ring_overdue(self, now: float) -> None:
+        """What the tape should have shown long ago happens at its time."""
+        if self._result.call is None:
+            return
+        while (due := self._loop.next_timer()) is not None and due < now - LATEST_TIMER_S:
+            self._loop.now = max(due, self._loop.now)
+            self._stage.expect([])
+            self._loop.ring()
+            await self._rest()
+            self._show(Pass(self._loop.now, None), [])
+
+    def _show(self, step: Pass, expected: list[Sent]) -> None:
+        came = [(name, _as_taped(name, message)) for name, message in self._stage.sent]
+        self._stage.sent = []
+        self._result.messages += len(step.sent) + (step.cause is not None)
+        for name, message in came:
+            self._hash.update(f"{step.t:.6f} {name} ".encode())
+            self._hash.update(message if isinstance(message, bytes) else message.encode())
+        played = Played(step.t, step.cause, expected, came, self._result.call)
+        if self._is_over:
+            self._keep_tail(played)
+        elif expected or came:
+            self._watch(played)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._result.call is not None and self._result.call.termination is not None
+
+    def _keep_tail(self, played: Played) -> None:
+        """Behind the end tasks take their time: what they send has no pass of its own."""
+        if self._tail is None:
+            self._tail = played
+        else:
+            self._tail.expected.extend(played.expected)
+            self._tail.came.extend(played.came)
+
+    async def _stand_aside(self, line: Line) -> None:
+        self._loop.now = max(self._loop.now, line.t)
+        self._asides.append(_aside(line))
+        if len(self._asides) > len(self._stage.asides):
+            self._stage.expect([])
+            self._loop.ring()
+            await self._rest()
+            self._show(Pass(self._loop.now, None), [])
+
+    async def _set_off(self, cause: Line | None) -> None:
+        if cause is None:
+            self._loop.ring()
+        elif cause.began:
+            await self._begin(cause.t)
+        elif cause.hang_up:
+            self._hang_up(cause)
+        elif cause.link == "provider":
+            self._provider_did(cause)
+        elif cause.link == "realtime":
+            self._realtime_did(cause)
+
+    async def _begin(self, now: float) -> None:
+        await self._rest()
+        try:
+            started = self._task.result()
+        except (asyncio.InvalidStateError, CallRejected) as error:
+            raise TapeError(
+                f"{self._tape.path}: at {now:.6f} s: the call was begun, but this gateway finds no "
+                f"start message it accepts ({error})"
+            ) from None
+        options = options_of(self._head)
+        call = Call(started, options, now, unix_offset_s=self._head.unix_offset_s)
+        self._result.started, self._result.call = started, call
+        self._task = self._loop.create_task(self._bridge.run(call))
+
+    def _hang_up(self, cause: Line) -> None:
+        if self._result.call is not None:
+            self._bridge.hang_up(cast("Reason", cause.hang_up))
+
+    def _provider_did(self, cause: Line) -> None:
+        link = self._stage.provider
+        if cause.data is not None:
+            link.hear(cause.message)
+        elif cause.kind == "closed":
+            link.leave(cause.code, cause.reason)
+        elif cause.kind == "freed":
+            self._stage.set_clogged("provider", is_clogged=False)
+            link.free()
+
+    def _realtime_did(self, cause: Line) -> None:
+        link = self._stage.realtime
+        if cause.data is not None:
+            message = cause.message
+            link.hear(message.encode() if isinstance(message, str) else message)
+        elif cause.kind == "closed":
+            link.leave(cause.code, cause.reason)
+        elif cause.kind == "freed":
+            self._stage.set_clogged("realtime", is_clogged=False)
+            link.free()
+        elif not self._answer_dial(cause):
+            self._note(f"the line to the model was {cause.kind}, but the call did not dial")
+
+    def _answer_dial(self, cause: Line) -> bool:
+        if cause.kind == "opened":
+            return self._stage.open()
+        return self._stage.refuse(
+            ConnectError(
+                cause.result,
+                cause.detail,
+                can_retry=cause.can_retry,
+                retry_after_s=cause.retry_after_s,
+            )
+        )
+
+    # ------------------------------------------------------------------ the end
+
+    async def _finish(self) -> None:
+        await self._rest()
+        if self._stage.sent:
+            self._show(Pass(self._loop.now, None), [])
+        if self._tail is not None:
+            self._watch(self._tail)
+        self._compare_end()
+        await self._leave()
+        self._result.digest = self._hash.hexdigest()
+
+    def _compare_end(self) -> None:
+        stopped, call = self._result.stopped, self._result.call
+        if stopped is None or stopped.end is None:
+            return
+        expected = f"{stopped.end.result}, {stopped.end.reason}"
+        ended = call.termination if call else None
+        came = f"{ended.result}, {ended.reason}" if ended else "not over"
+        if came != expected:
+            self._note(f"the call ended otherwise: expected {expected}; came {came}")
+        elif self._asides != self._stage.asides:
+            self._note(f"lines: expected {self._asides}; came {self._stage.asides}")
+
+    async def _leave(self) -> None:
+        """A call that the tape left in the middle is left there too."""
+        if not self._task.done():
+            self._task.cancel()
+        await asyncio.wait((self._task,))
+        if not self._task.cancelled() and (error := self._task.exception()) is not None:
+            self._note(f"the call broke: {type(error).__name__}: {error}")
+
+    def _note(self, problem: str) -> None:
+        self._result.problems.append((self._loop.now, problem))
+
+    async def _rest(self) -> None:
+        await self._loop.rest()
+        self._calls = self._loop.calls
+
+
+async def _perform_nothing(_: HttpRequest) -> None:
+    """What a provider is asked over HTTP is not on tape."""
+
+
+def _as_taped(link: str, message: str | bytes) -> str | bytes:
+    """The model's side speaks text, handed over as its UTF-8 bytes."""
+    return str(message, "utf-8") if link == "realtime" and isinstance(message, bytes) else message
+
+
+def _aside(line: Line) -> str:
+    return f"{line.link} {line.kind}" + (f" {line.code}" if line.kind == "closed" else "")

@@ -1,0 +1,189 @@
+"""The world a taped call is played in: its clock stands still, its links and dial do as the tape.
+
+Nothing in here waits: a timer rings when the tape says so, and never before.
+"""
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Callable
+from contextvars import Context
+from typing import Final, TypeVarTuple
+
+from gateway.realtime import Link, Listener
+
+# Steps of waiting tasks that one thing may set off; more is a task that never comes to rest.
+_MOST_STEPS: Final = 1000
+
+Sent = tuple[str, str | bytes]
+_Args = TypeVarTuple("_Args")
+
+
+class Clockwork(asyncio.SelectorEventLoop):
+    """An event loop whose time is set, and whose timers ring when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        # Everything that was asked to run; tells whether somebody still has something to do.
+        self.calls = 0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle, Callable[[], object]]] = []
+        self._count = itertools.count()
+        super().__init__()
+
+    def time(self) -> float:
+        """As it was set."""
+        return self.now
+
+    def call_soon(
+        self, callback: Callable[[*_Args], object], *args: *_Args, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As ever, but counted."""
+        self.calls += 1
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Args], object],
+        *args: *_Args,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Keep it until ``ring``."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._count), timer, lambda: callback(*args)))
+        return timer
+
+    def next_timer(self) -> float | None:
+        """When the first timer is due that was not taken back."""
+        timers = self._timers
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
+        return timers[0][0] if timers else None
+
+    def ring(self) -> None:
+        """Let all ring that are due now."""
+        while (due := self.next_timer()) is not None and due <= self.now:
+            heapq.heappop(self._timers)[3]()
+
+    async def rest(self) -> None:
+        """Until every task waits for something that has yet to happen.
+
+        Raises:
+            RuntimeError: they do not come to rest.
+        """
+        for _ in range(_MOST_STEPS):
+            before = self.calls
+            await asyncio.sleep(0)
+            if self.calls == before + 1:  # nobody but us
+                return
+        raise RuntimeError("the call does not come to rest")
+
+
+class StageLink:
+    """A link that hears what the tape heard, and keeps what is sent for comparison."""
+
+    def __init__(self, name: str, stage: "Stage") -> None:
+        self.close_code, self.close_reason = 1006, ""
+        self._name = name
+        self._stage = stage
+        self._listener: Listener | None = None
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether the peer takes no more, as it was."""
+        return self._stage.is_clogged(self._name)
+
+    def listen(self, listener: Listener) -> None:
+        """Tell this listener."""
+        self._listener = listener
+
+    def hear(self, message: str | bytes) -> None:
+        """The peer sent this."""
+        if self._listener is not None:
+            self._listener.message_came(message)
+
+    def free(self) -> None:
+        """The peer takes messages again."""
+        if self._listener is not None:
+            self._listener.link_freed()
+
+    def leave(self, code: int, reason: str) -> None:
+        """The peer is gone."""
+        self.close_code, self.close_reason = code, reason
+        if self._listener is not None:
+            self._listener.link_closed()
+
+    def send(self, *messages: str | bytes) -> None:
+        """Keep them."""
+        name = self._name
+        self._stage.sent.extend([(name, message) for message in messages])
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:  # noqa: ARG002  # the contract
+        """Keep that it was closed."""
+        self._stage.asides.append(f"{self._name} closed {code}")
+
+
+class Stage:
+    """Both links of one call and its dial; collects what the call does."""
+
+    def __init__(self) -> None:
+        self.sent: list[Sent] = []
+        # What the call did that takes its time: lines to compare with the tape's asides.
+        self.asides: list[str] = []
+        self.provider = StageLink("provider", self)
+        self.realtime = StageLink("realtime", self)
+        self._clogs: list[tuple[str, int, bool]] = []
+        self._clogged: set[str] = set()
+        self._answer: asyncio.Future[Link] | None = None
+
+    def expect(self, clogs: list[tuple[str, int, bool]]) -> None:
+        """In the pass that begins, links clog like this."""
+        self.sent = []
+        self._clogs = clogs
+
+    def is_clogged(self, name: str) -> bool:
+        """Whether this link is clogged by now."""
+        if self._clogs:
+            self._clog(name)
+        return name in self._clogged
+
+    def _clog(self, name: str) -> None:
+        taken = sum(link == name for link, _ in self.sent)
+        for clog in [clog for clog in self._clogs if clog[0] == name and clog[1] <= taken]:
+            self._clogs.remove(clog)
+            self.set_clogged(name, is_clogged=clog[2])
+
+    def set_clogged(self, name: str, *, is_clogged: bool) -> None:
+        """This link is clogged from now on, or free."""
+        (self._clogged.add if is_clogged else self._clogged.discard)(name)
+
+    async def dial(self, *, timeout_s: float, with_fresh_token: bool) -> Link:  # noqa: ARG002  # the contract
+        """Wait for the tape's answer.
+
+        Raises:
+            ConnectError: as it was.
+        """
+        self.asides.append("realtime dialled")
+        self._answer = asyncio.get_running_loop().create_future()
+        return await self._answer
+
+    @property
+    def is_dialling(self) -> bool:
+        """Whether the call waits for a line to the model."""
+        return self._answer is not None and not self._answer.done()
+
+    def open(self) -> bool:
+        """The line is open; false where nobody asked for one."""
+        if self._answer is None or self._answer.done():
+            return False
+        self.realtime = StageLink("realtime", self)
+        self.set_clogged("realtime", is_clogged=False)
+        self._answer.set_result(self.realtime)
+        return True
+
+    def refuse(self, error: Exception) -> bool:
+        """The line could not be opened; false where nobody asked for one."""
+        if self._answer is None or self._answer.done():
+            return False
+        self._answer.set_exception(error)
+        return True

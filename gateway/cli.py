@@ -14,7 +14,7 @@ import structlog
 import typer
 
 from gateway import __version__, logs
-from gateway.errors import AudioFileError, GatewayError, SettingsError
+from gateway.errors import AudioFileError, GatewayError, SettingsError, TapeError
 from gateway.settings import Settings, load_settings
 from gateway.terminal import Terminal
 
@@ -42,7 +42,7 @@ def main() -> None:
         cli()
     except SettingsError as error:
         _leave(BAD_INPUT, *error.problems)
-    except AudioFileError as error:
+    except (AudioFileError, TapeError) as error:
         _leave(BAD_INPUT, str(error))
     except GatewayError as error:
         _leave(FAILED, str(error))
@@ -284,6 +284,34 @@ def check(
     settings = load_settings(os.environ, config)
     logs.configure("warning", settings.log_format, secrets=settings.secret_values)
     raise SystemExit(_run(report(Terminal(as_json=as_json), settings, is_offline=offline)))
+
+
+@cli.command()
+def replay(
+    tapes: Annotated[list[Path], typer.Argument(help="Tapes, or folders of them.")],
+    *,
+    shape: Annotated[
+        bool,
+        typer.Option("--shape", help="Compare kinds, order and durations only: for old tapes."),
+    ] = False,
+    tolerance_ms: Annotated[
+        float, typer.Option(help="With --shape: how much a stretch of sound may differ.", min=0)
+    ] = 60.0,
+    speed: Annotated[
+        float, typer.Option(help="Times real time; 0 = as fast as it goes.", min=0)
+    ] = 0.0,
+    times: Annotated[
+        int, typer.Option(help="Each tape so often: the results must be the same.", min=1)
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Play recorded calls again and compare what comes out; exits with 1 where it differs."""
+    from gateway.tape.command import Wishes, replay_tapes  # noqa: PLC0415  # as above
+
+    wishes = Wishes(not shape, tolerance_ms, speed, times)
+    tally = replay_tapes(Terminal(as_json=as_json), tapes, wishes)
+    if tally.unreadable or tally.different:
+        raise SystemExit(BAD_INPUT if tally.unreadable else FAILED)
 
 
 @cli.command()

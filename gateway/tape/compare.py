@@ -1,0 +1,251 @@
+"""Compares what a call sent with what it sends in a replay, exactly or in its shape."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from gateway.tape.reading import Line
+from gateway.tape.replay import Played
+from gateway.tape.stage import Sent
+
+# Two runs of audio may differ by this much and still have the same shape.
+TOLERANCE_MS: Final = 60.0
+# Differences that are kept to be shown; the others are counted.
+MOST_SHOWN: Final = 10
+# Lines of one difference that are shown.
+MOST_LINES: Final = 40
+
+_LONG = re.compile(r"[A-Za-z0-9+/=]{49,}")
+_MOST_CHARS = 300
+_PEERS: Final = {"provider": "to the provider", "realtime": "to the model"}
+# Of one stretch of sound: how many marks stand in it depends on when the deltas came.
+_SOUND: Final = frozenset({"media", "mark", "input_audio_buffer.append", "audio", "MARK_MEDIA"})
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One place where a replay went another way.
+
+    ``where`` says in words what the call was doing; ``lines`` begin with "- " (expected), "+ "
+    (came) or two blanks (both).
+    """
+
+    t: float
+    where: str
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = "\n".join(self.lines[:MOST_LINES])
+        more = len(self.lines) - MOST_LINES
+        return f"at {self.t:.6f} s, {self.where}\n{shown}" + (
+            f"\n  ... {more} lines more" if more > 0 else ""
+        )
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What was found; ``count`` goes on where ``differences`` is full."""
+
+    count: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    def add(self, difference: Difference) -> None:
+        """One more."""
+        self.count += 1
+        if len(self.differences) < MOST_SHOWN:
+            self.differences.append(difference)
+
+
+class Exact:
+    """Every message byte for byte, in its pass.
+
+    Args:
+        mask: what was done to a message (link, text) before it was put on tape.
+    """
+
+    def __init__(self, mask: Callable[[str, str], str] = lambda _, text: text) -> None:
+        self.found = Comparison()
+        self._mask = mask
+
+    def watch(self, played: Played) -> None:
+        """Look at one pass."""
+        if played.expected == played.came:
+            return
+        came = [(link, self._masked(link, message)) for link, message in played.came]
+        if played.expected != came:
+            self.found.add(Difference(played.t, _where(played), _diff(played.expected, came)))
+
+    def _masked(self, link: str, message: str | bytes) -> str | bytes:
+        return self._mask(link, message) if isinstance(message, str) else message
+
+
+def _where(played: Played) -> str:
+    call = played.call
+    state = f"the call was {call.lifecycle} and {call.turn}" if call else "before the call"
+    return f"when {cause_in_words(played.cause)}; {state}"
+
+
+def cause_in_words(cause: Line | None) -> str:
+    """What set a pass off: "the model said response.done"."""
+    if cause is None:
+        return "a timer rang"
+    if cause.began:
+        return "the call began"
+    if cause.hang_up:
+        return f"it was hung up ({cause.hang_up})"
+    who = "the provider" if cause.link == "provider" else "the model"
+    if cause.data is not None:
+        return f"{who} said {kind_of(cause.message)}"
+    return f"{who}'s line was {cause.kind}"
+
+
+def _diff(expected: Sequence[Sent], came: Sequence[Sent]) -> tuple[str, ...]:
+    return tuple(_diff_lines(expected, came))
+
+
+def _diff_lines(expected: Sequence[Sent], came: Sequence[Sent]) -> Iterator[str]:
+    for tag, a0, a1, b0, b1 in SequenceMatcher(None, expected, came, autojunk=False).get_opcodes():
+        if tag == "equal":
+            yield from (f"  {_shown(sent)}" for sent in expected[a0:a1])
+        else:
+            yield from (f"- {_shown(sent)}" for sent in expected[a0:a1])
+            yield from (f"+ {_shown(sent)}" for sent in came[b0:b1])
+
+
+def _shown(sent: Sent) -> str:
+    link, message = sent
+    return f"{_PEERS.get(link, link)}: {shortened(message)}"
+
+
+def shortened(message: str | bytes) -> str:
+    """One line of a message; sound becomes its length and checksum."""
+    if isinstance(message, bytes):
+        return f"<{len(message)} bytes, {crc32(message):08x}>"
+    text = _LONG.sub(
+        lambda found: f"<{len(found[0])} chars, {crc32(found[0].encode()):08x}>", message
+    )
+    return text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}..."
+
+
+def _digested(found: re.Match[str]) -> str:
+    return f"<{len(found[0])} chars, {crc32(found[0].encode()):08x}>"
+
+
+# ------------------------------------------------------------- the shape
+
+
+class _Media(msgspec.Struct):
+    payload: str = ""
+
+
+class _Kind(msgspec.Struct):
+    type: str = ""
+    event: str = ""
+    command: str = ""
+    media: _Media | None = None
+    audio: str = ""
+
+
+def kind_of(message: str | bytes) -> str:
+    """What a message is: its "type" or "event", the first word of plain text, "audio"."""
+    if isinstance(message, bytes):
+        return "audio"
+    if not message.startswith("{"):
+        return message.split(" ", 1)[0][:32] or "nothing"
+    kind = _read(message)
+    return kind.type or kind.event or kind.command or "unknown"
+
+
+def _read(message: str) -> _Kind:
+    try:
+        return msgspec.json.decode(message, type=_Kind)
+    except msgspec.DecodeError:
+        return _Kind()
+
+
+def _audio_bytes(message: str | bytes) -> int:
+    if isinstance(message, bytes):
+        return len(message)
+    if not message.startswith("{"):
+        return 0
+    kind = _read(message)
+    text = kind.media.payload if kind.media else kind.audio
+    return len(text) * 3 // 4 - text[-2:].count("=")
+
+
+@dataclass(slots=True)
+class _Run:
+    """Messages of one kind in a row; sound and its marks are one run."""
+
+    kind: str
+    t: float
+    audio_bytes: int = 0
+
+
+class Shape:
+    """The same kinds in the same order, and as much sound give or take a tolerance."""
+
+    def __init__(self) -> None:
+        self._expected: dict[str, list[_Run]] = {}
+        self._came: dict[str, list[_Run]] = {}
+
+    def watch(self, played: Played) -> None:
+        """Look at one pass."""
+        for runs, sent in ((self._expected, played.expected), (self._came, played.came)):
+            for link, message in sent:
+                _extend(runs.setdefault(link, []), played.t, message)
+
+    def compare(
+        self, bytes_per_ms: dict[str, int], tolerance_ms: float = TOLERANCE_MS
+    ) -> Comparison:
+        """What differs, all in all.
+
+        Args:
+            bytes_per_ms: of the sound on each link.
+            tolerance_ms: how much longer or shorter a stretch of sound may be.
+        """
+        found = Comparison()
+        for link in sorted(self._expected.keys() | self._came.keys()):
+            expected, came = self._expected.get(link, []), self._came.get(link, [])
+            per_ms = bytes_per_ms.get(link, 8)
+            for difference in _differences(link, expected, came, per_ms, tolerance_ms):
+                found.add(difference)
+        return found
+
+
+def _extend(runs: list[_Run], t: float, message: str | bytes) -> None:
+    kind = kind_of(message)
+    kind = "sound" if kind in _SOUND else kind
+    if not runs or runs[-1].kind != kind or kind != "sound":
+        runs.append(_Run(kind, t))
+    if kind == "sound":
+        runs[-1].audio_bytes += _audio_bytes(message)
+
+
+def _differences(
+    link: str, expected: list[_Run], came: list[_Run], per_ms: int, tolerance_ms: float
+) -> Iterator[Difference]:
+    kinds = [run.kind for run in expected], [run.kind for run in came]
+    where = _PEERS.get(link, link)
+    for tag, a0, a1, b0, b1 in SequenceMatcher(None, *kinds, autojunk=False).get_opcodes():
+        if tag != "equal":
+            at = (expected[a0 : a0 + 1] or came[b0 : b0 + 1] or expected[-1:])[0].t
+            lines = (*_listed("- ", expected[a0:a1], per_ms), *_listed("+ ", came[b0:b1], per_ms))
+            yield Difference(at, where, lines)
+            continue
+        for was, is_now in zip(expected[a0:a1], came[b0:b1], strict=True):
+            if abs(was.audio_bytes - is_now.audio_bytes) > tolerance_ms * per_ms:
+                lines = (*_listed("- ", [was], per_ms), *_listed("+ ", [is_now], per_ms))
+                yield Difference(was.t, where, lines)
+
+
+def _listed(prefix: str, runs: Iterable[_Run], per_ms: int) -> list[str]:
+    return [
+        f"{prefix}{run.kind}" + (f", {run.audio_bytes / per_ms:.0f} ms" if run.audio_bytes else "")
+        for run in runs
+    ]

@@ -76,12 +76,25 @@ class Exact:
         """Look at one pass."""
         if played.expected == played.came:
             return
-        came = [(link, self._masked(link, message)) for link, message in played.came]
-        if played.expected != came:
-            self.found.add(Difference(played.t, _where(played), _diff(played.expected, came)))
+        expected, came = _readable(played.expected), _readable(played.came)
+        came = [(link, self._masked(link, message)) for link, message in came]
+        if expected != came:
+            self.found.add(Difference(played.t, _where(played), _diff(expected, came)))
 
     def _masked(self, link: str, message: str | bytes) -> str | bytes:
         return self._mask(link, message) if isinstance(message, str) else message
+
+
+def _readable(sent: Sequence[Sent]) -> list[Sent]:
+    """The model's messages as text, where they are text."""
+    return [(link, _text(message) if link == "realtime" else message) for link, message in sent]
+
+
+def _text(message: str | bytes) -> str | bytes:
+    try:
+        return message.decode() if isinstance(message, bytes) else message
+    except UnicodeDecodeError:
+        return message
 
 
 def _where(played: Played) -> str:
@@ -197,7 +210,7 @@ class Shape:
     def watch(self, played: Played) -> None:
         """Look at one pass."""
         for runs, sent in ((self._expected, played.expected), (self._came, played.came)):
-            for link, message in sent:
+            for link, message in _readable(sent):
                 _extend(runs.setdefault(link, []), played.t, message)
 
     def compare(

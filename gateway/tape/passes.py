@@ -42,7 +42,10 @@ Step = Pass | Aside | Stop
 
 
 def steps(lines: Iterable[Line]) -> Iterator[Step]:
-    """The steps of a tape, in order; after a ``Stop`` there are none."""
+    """The steps of a tape, in order; after a ``Stop`` there are none.
+
+    Of a tape that was cut short the last pass is left out: lines of it may be missing.
+    """
     current: Pass | None = None
     for line in lines:
         belongs = current is not None and line.t == current.t and _is_effect(line, within=True)
@@ -59,8 +62,6 @@ def steps(lines: Iterable[Line]) -> Iterator[Step]:
             current = Pass(line.t, None if line.rang or _is_effect(line) else line)
         if belongs or _is_effect(line):
             _add(current, line)
-    if current is not None:
-        yield current
 
 
 def _is_effect(line: Line, *, within: bool = False) -> bool:

@@ -113,7 +113,11 @@ class Tape:
             self._file = _unpacked(self._source)
         except OSError as error:
             raise TapeError(f"{self.path}: {error.strerror or error}") from None
-        self.head = self._read_head()
+        try:
+            self.head = self._read_head()
+        except TapeError:
+            self._source.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -143,10 +147,8 @@ class Tape:
         try:
             version = msgspec.json.decode(raw or b"", type=_Version)
         except msgspec.DecodeError:
-            self._source.close()
             raise TapeError(f"{self.path}: this is no tape") from None
         if version.tape != FORMAT:
-            self._source.close()
             raise TapeError(
                 f"{self.path}: a tape of format {version.tape}, made by gateway "
                 f"{version.gateway}; this gateway reads format {FORMAT}"
@@ -154,7 +156,6 @@ class Tape:
         try:
             return msgspec.json.decode(raw or b"", type=Head)
         except msgspec.DecodeError as error:
-            self._source.close()
             raise self._bad(str(error)) from None
 
     def _next_line(self) -> bytes | None:

@@ -38,4 +38,8 @@ phone numbers (all but the last digits); authorization never comes this way, it 
 Not hidden are keys pressed, transcripts, and the agent's instructions.
 """
 
-FORMAT = 1
+from typing import Final
+
+FORMAT: Final = 1
+# What the files of whole tapes end with.
+SUFFIXES: Final = (".jsonl", ".jsonl.gz")

@@ -4,15 +4,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from gateway.errors import TapeError
+from gateway.tape import SUFFIXES
 from gateway.tape.compare import TOLERANCE_MS, Comparison, Difference, Exact, Shape
 from gateway.tape.reading import Tape
 from gateway.tape.replay import Played, Replayed, options_of, replay
-
-# What the files of whole tapes end with.
-SUFFIXES: Final = (".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ from gateway.events import (
     StateChanged,
     Termination,
 )
+from gateway.playout import Playout
 from gateway.session import Session
 from gateway.states import LIFECYCLE, Lifecycle, Machine, Turn
 from gateway.turns import Turns
@@ -144,6 +145,11 @@ class Call:
     def turn(self) -> Turn:
         """Whose turn it is."""
         return self._turns.state
+
+    @property
+    def ledger(self) -> Playout:
+        """What was handed over and heard, to look at."""
+        return self._voice.ledger
 
     def provider_received(self, event: ProviderEvent, now: float) -> None:
         """Something happened on the telephone's side."""

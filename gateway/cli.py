@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Coroutine
@@ -352,6 +353,51 @@ def bench(
     files = Files(json_file, chart, certificate)
     if not _run(measure(Terminal(), plan, files, sys.argv)):
         raise SystemExit(FAILED)
+
+
+tape = typer.Typer(help="Look at and listen to taped calls.", no_args_is_help=True)
+cli.add_typer(tape, name="tape")
+
+TapeFile = Annotated[Path, typer.Argument(metavar="TAPE", help="A tape of GATEWAY_TAPE_DIR.")]
+
+
+@tape.command("show")
+def tape_show(file: TapeFile, *, as_json: Json = False) -> None:
+    """Print the conversation: words heard and not heard, keys, tools, errors, latencies."""
+    from gateway.tape.show import as_json as story_json  # noqa: PLC0415  # as above
+    from gateway.tape.show import printed  # noqa: PLC0415
+    from gateway.tape.story import story_of  # noqa: PLC0415
+
+    story, terminal = story_of(file), Terminal(as_json=as_json)
+    for line in printed(story):
+        terminal.say(line)
+    terminal.result(story_json(story))
+
+
+@tape.command("wav")
+def tape_wav(
+    file: TapeFile,
+    *,
+    out: Annotated[Path | None, typer.Option(help="The WAV file to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a stereo WAV file: left the caller, right the agent as the caller heard it."""
+    from gateway.tape.listen import write_call  # noqa: PLC0415  # as above
+    from gateway.tape.story import story_of  # noqa: PLC0415
+
+    story, terminal = story_of(file), Terminal(as_json=as_json)
+    target = out or Path(tape_name(file)).with_suffix(".wav")
+    _check_writable(target)
+    duration_s = write_call(file, story, target)
+    if story.note:
+        terminal.say(f"note: {story.note}")
+    terminal.say(f"{target}: {duration_s:.1f} s, left the caller, right the agent as it was heard")
+    terminal.result({"file": str(target), "duration_s": duration_s, "note": story.note})
+
+
+def tape_name(file: Path) -> str:
+    """A tape's name without what its endings say about its state."""
+    return re.sub(r"(\.jsonl)?(\.gz)?(\.part)?$", "", file.name) or "tape"
 
 
 def _check_writable(path: Path) -> None:

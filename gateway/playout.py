@@ -286,6 +286,11 @@ class Playout:
         """How much audio is in some commands."""
         return sum(len(c.payload) for c in commands if isinstance(c, PlayAudio)) / self._rate
 
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The open accounts, to look at."""
+        return tuple(self._items)
+
     def open_items(self) -> tuple[str, ...]:
         """The items whose accounts are not closed yet, in the order they are played."""
         return tuple(dict.fromkeys(item.item_id for item in self._items))

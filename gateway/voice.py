@@ -21,7 +21,7 @@ from gateway.events import (
     SendMark,
     TruncateItem,
 )
-from gateway.playout import Heard, PlayoutOptions
+from gateway.playout import Heard, Playout, PlayoutOptions
 
 # A model counts a little less than it sent (85 ms seen, pipecat#2106): near the end is the end.
 TRUNCATE_MARGIN_MS: Final = 100
@@ -47,6 +47,11 @@ class Voice:
         self.barge_ins = 0
         self.received_ms = 0.0
         self.heard_ms = 0.0
+
+    @property
+    def ledger(self) -> Playout:
+        """What was handed over and heard, to look at."""
+        return self._playout
 
     # ------------------------------------------------------------------ playing
 

@@ -395,6 +395,28 @@ def tape_wav(
     terminal.result({"file": str(target), "duration_s": duration_s, "note": story.note})
 
 
+@tape.command("shrink")
+def tape_shrink(
+    file: TapeFile,
+    *,
+    failing: Annotated[
+        str, typer.Option(help="The command that fails; {} is where the tape's path goes.")
+    ],
+    matching: Annotated[str, typer.Option(help="What it must print beside failing.")] = "",
+    out: Annotated[Path | None, typer.Option(help="The tape to write.")] = None,
+    most_runs: Annotated[int, typer.Option(help="Runs of the command at most.", min=1)] = 1000,
+    timeout_s: Annotated[float, typer.Option(help="Longest run.", min=0.1)] = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Leave out turns and frames while the command still fails: a fault becomes a small test."""
+    from gateway.tape.shrinking import Wishes, shrink_tape  # noqa: PLC0415  # as above
+
+    target = out or Path(f"{tape_name(file)}.small.jsonl")
+    _check_writable(target)
+    wishes = Wishes(failing, matching, most_runs, timeout_s)
+    shrink_tape(Terminal(as_json=as_json), file, target, wishes)
+
+
 def tape_name(file: Path) -> str:
     """A tape's name without what its endings say about its state."""
     return re.sub(r"(\.jsonl)?(\.gz)?(\.part)?$", "", file.name) or "tape"

@@ -138,6 +138,10 @@ ROOMS = {
     "tape.judge": _room("errors tape tape.compare tape.reading tape.replay", _IO | _DICE | _WIRE),
     "tape.command": _room("errors tape.compare tape.judge terminal", _IO | _DICE | _WIRE),
     "tape.plugin": _room("errors tape tape.judge", _IO | _CLOCK | _DICE | _WIRE),
+    "tape.shrink": _room("errors tape.compare tape.reading", _IO | _CLOCK | _DICE),
+    "tape.shrinking": _room(
+        "errors tape.shrink terminal", (_IO - {"subprocess"}) | _CLOCK | _DICE | _WIRE
+    ),
     "tape.wire": _room(
         "errors events providers providers.table realtime.protocol tape.reading",
         (_IO - {"urllib"}) | _CLOCK | _DICE,

@@ -97,7 +97,7 @@ class Tape:
     """A tape that is open for reading: its ``head``, then its lines, once.
 
     ``is_whole`` is known when all lines were read: whether the last one says how the call ended.
-    A tape that was cut short is read up to its last whole line.
+    A tape that was cut short is read up to its last whole line. ``raw`` is the line read last.
 
     Raises:
         TapeError: no such file, no tape, one of a newer format, or (while reading) a line that is
@@ -107,6 +107,7 @@ class Tape:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.is_whole = False
+        self.raw = b""
         self._number = 0
         try:
             self._source = self.path.open("rb")
@@ -170,6 +171,7 @@ class Tape:
         except OSError as error:
             raise TapeError(f"{self.path}: {error.strerror or error}") from None
         if raw.endswith(b"\n"):
+            self.raw = raw
             return raw
         if len(raw) > MAX_LINE_BYTES:
             raise self._bad(f"longer than {MAX_LINE_BYTES} bytes")

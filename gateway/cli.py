@@ -304,15 +304,46 @@ def replay(
     times: Annotated[
         int, typer.Option(help="Each tape so often: the results must be the same.", min=1)
     ] = 1,
+    against: Annotated[
+        bool,
+        typer.Option("--against", help="Let the caller talk to the model of the settings instead."),
+    ] = False,
+    config: Config = None,
+    agent: Annotated[str, typer.Option(help="With --against: to this agent.")] = "",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --against: a field of the agent, as NAME=VALUE."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --against: folder for the new tapes.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Play recorded calls again and compare what comes out; exits with 1 where it differs."""
+    if against:
+        _try_against(Terminal(as_json=as_json), tapes, config, (agent, changes or [], speed, out))
+        return
     from gateway.tape.command import Wishes, replay_tapes  # noqa: PLC0415  # as above
 
     wishes = Wishes(not shape, tolerance_ms, speed, times)
     tally = replay_tapes(Terminal(as_json=as_json), tapes, wishes)
     if tally.unreadable or tally.different:
         raise SystemExit(BAD_INPUT if tally.unreadable else FAILED)
+
+
+def _try_against(
+    terminal: Terminal,
+    tapes: list[Path],
+    config: Path | None,
+    wishes: tuple[str, list[str], float, Path | None],
+) -> None:
+    """The caller's side of tapes, in real time, through a gateway with these settings."""
+    from gateway.whatif import Trial, what_if  # noqa: PLC0415  # as above
+
+    agent, changes, speed, out = wishes
+    settings = load_settings(os.environ, config, {"insecure": True})
+    logs.configure("warning", settings.log_format, secrets=settings.secret_values)
+    _run(what_if(terminal, tapes, settings, Trial(agent, tuple(changes), speed or 1.0, out)))
 
 
 @cli.command()

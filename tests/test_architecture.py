@@ -158,6 +158,11 @@ ROOMS = {
     "say": _room(f"audio.* errors events settings terminal {_MODEL}", _IO - {"asyncio"}),
     "dialout": _room(f"audio.* errors terminal {_STAND_INS}", _IO - {"asyncio", "urllib"}),
     "demo": _room(f"app audio.* errors events settings shipped terminal {_STAND_INS}", _WIRE),
+    "whatif": _room(
+        "app errors events settings simulator.* simulator.caller tape.judge tape.story"
+        " tape.tracks terminal",
+        _WIRE,
+    ),
     "channel": _room("", _IO - {"asyncio", "socket"} | _CLOCK | _DICE | _WIRE),
     "frontdesk": _room("admission errors", _IO - {"asyncio"} | _CLOCK | _DICE),
     "listener": _room("", _IO - {"asyncio", "socket", "ssl"} | _CLOCK | _DICE | _WIRE),

@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -81,7 +82,7 @@ def replay(
     watch: Callable[[Played], None] = lambda _: None,
     wait_until: Callable[[float], None] = lambda _: None,
 ) -> Replayed:
-    """Play the tape to its end.
+    """Play the tape to its end; may be called from within a running event loop, which then waits.
 
     Args:
         tape: open, no line of it read yet.
@@ -91,8 +92,23 @@ def replay(
     Raises:
         TapeError: the tape cannot be read or played.
     """
-    with _seldom_collected(), asyncio.Runner(loop_factory=Clockwork) as runner:
-        return runner.run(_Replay(tape, watch, wait_until).play())
+
+    def play() -> Replayed:
+        with _seldom_collected(), asyncio.Runner(loop_factory=Clockwork) as runner:
+            return runner.run(_Replay(tape, watch, wait_until).play())
+
+    if not _is_in_a_loop():
+        return play()
+    with ThreadPoolExecutor(1) as thread:  # a thread has room for one running loop only
+        return thread.submit(play).result()
+
+
+def _is_in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -84,6 +84,13 @@ def test_waiting_changes_nothing(call_on_tape: Path) -> None:
     assert len(moments) > 300
 
 
+async def test_a_replay_works_within_an_event_loop_too(call_on_tape: Path) -> None:
+    """In an async test, or where somebody's service looks into a tape."""
+    replayed, _ = played_again(call_on_tape)
+
+    assert replayed.is_whole
+
+
 def test_another_way_of_working_shows(call_on_tape: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who forgets to truncate sends less than the tape says: in that pass, and no other."""
     monkeypatch.setattr("gateway.voice.Voice._is_to_truncate", lambda *_: False)

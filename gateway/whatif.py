@@ -1,4 +1,4 @@
-"""`gateway replay --against`: the caller of a tape talks to another agent or another model.
+"""What if: the caller of a tape talks to another agent or another model.
 
 What the caller said is placed as a new call, at its own times, through a gateway of our own with
 the settings that shall be tried; that call is taped, and the two tapes are compared. The caller

@@ -1,11 +1,12 @@
 """Real calls on tape, made over loopback with the simulator as the model."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from gateway.app import open_gateway
+from gateway.app import Running, open_gateway
 from gateway.audio.wav import read_wav
-from gateway.settings import load_settings
+from gateway.settings import Settings, load_settings
 from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallPlan, Utterance, When
@@ -19,35 +20,51 @@ INTERRUPTION = (
     Utterance(SPEECH[: HZ * 2], HZ, When("agent_stops", 0.1)),
     Utterance(SPEECH[: HZ * 2], HZ, When("agent_starts", 0.6)),
 )
-
-
+PARROT = SimulatorOptions()
 AGENT = """
 [agents.default]
 transcription = { model = "gpt-4o-mini-transcribe" }
 """
 
 
-def record(folder: Path, plan: CallPlan, agent: str = AGENT, **environ: str) -> Path:
+async def _nothing(_: Running) -> None:
+    """Nobody does anything beside the call."""
+
+
+def record(
+    folder: Path,
+    plan: CallPlan,
+    agent: str = AGENT,
+    *,
+    model: SimulatorOptions = PARROT,
+    meanwhile: Callable[[Running], Awaitable[None]] = _nothing,
+    **environ: str,
+) -> Path:
     """Place this call at a gateway that tapes it; the tape, once it is whole."""
     folder.mkdir(exist_ok=True)
     config = folder / "gateway.toml"
     config.write_text(agent)
-    return asyncio.run(_record(folder, plan, config, environ))
 
+    async def place() -> None:
+        simulator = await start_simulator(model)
+        try:
+            usual = environ_for(simulator, GATEWAY_TAPE_DIR=str(folder))
+            await _placed(plan, load_settings(usual | environ, config), meanwhile)
+        finally:
+            await simulator.close()
 
-async def _record(folder: Path, plan: CallPlan, config: Path, environ: dict[str, str]) -> Path:
-    simulator = await start_simulator(SimulatorOptions())
-    try:
-        taped = {"GATEWAY_TAPE_DIR": str(folder)}
-        settings = load_settings(environ_for(simulator, **(taped | environ)), config)
-        async with open_gateway(settings) as running:
-            url = f"http://127.0.0.1:{running.port}/{plan.provider}/media"
-            await place_call(url, plan)
-            assert await happens(lambda: bool(whole_tapes(folder)))
-    finally:
-        await simulator.close()
+    asyncio.run(place())
     (tape,) = whole_tapes(folder)
     return tape
+
+
+async def _placed(
+    plan: CallPlan, settings: Settings, meanwhile: Callable[[Running], Awaitable[None]]
+) -> None:
+    async with open_gateway(settings) as running:
+        url = f"http://127.0.0.1:{running.port}/{plan.provider}/media"
+        await asyncio.gather(place_call(url, plan), meanwhile(running))
+        assert await happens(lambda: not running.gateway.bridges)
 
 
 def whole_tapes(folder: Path) -> list[Path]:

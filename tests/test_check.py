@@ -111,7 +111,7 @@ async def test_json_says_the_same(simulator: Simulator, capsys: Printed) -> None
     found = json.loads(capsys.readouterr().out)
     assert found["is_well"] is False
     assert [finding["name"] for finding in found["findings"]] == [
-        *("model", "credential", "calls", "session")
+        *("model", "credential", "calls", "converter", "session")
     ]
     assert found["findings"][-1]["advice"] == ADVICE["refused"]
     assert any("GATEWAY_INSECURE" in warning for warning in found["warnings"])

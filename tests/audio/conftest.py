@@ -20,12 +20,12 @@ def demand_compiled() -> None:
 
 
 @pytest.fixture(scope="module", params=["numpy", "compiled"])
-def each_converter(request: pytest.FixtureRequest) -> Iterator[None]:
+def each_converter(request: pytest.FixtureRequest) -> Iterator[str]:
     """The tests of a module on each converter in turn."""
     if request.param == "compiled":
         demand_compiled()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "IS_BUILT", request.param == "compiled")
         measured.cache_clear()
-        yield
+        yield request.param
     measured.cache_clear()

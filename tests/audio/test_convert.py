@@ -112,8 +112,8 @@ def test_repeated_frames_equal_plain_integer_arithmetic(
 
 @pytest.mark.parametrize("encoding", get_args(Encoding))
 def test_lasting_silence_is_not_worked_out_again(encoding: Encoding) -> None:
-    """By numpy the very bytes come back, until something else is heard or forgotten."""
-    converter, quiet = _NumpyStream(encoding, 8000, "pcm", 24000), silence(encoding, 8000, 20)
+    """The very bytes come back, until something else is heard or forgotten."""
+    converter, quiet = Converter(encoding, 8000, "pcm", 24000), silence(encoding, 8000, 20)
     converter.convert(quiet)
     known = converter.convert(quiet)
     assert converter.convert(quiet) is known

@@ -61,9 +61,10 @@ lock: ## write the lock files anew; LOCK_ARGS=--upgrade takes newer versions
 
 clean: ## remove what the targets above made, the test rig's cache included
 	rm -rf .venv .venv-* .cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -f gateway/audio/_native.*.so
 	find gateway tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(RUN): requirements.lock pyproject.toml
+$(RUN): requirements.lock pyproject.toml gateway/audio/_native.c
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed. Debian: apt-get install python3 python3-venv. Another interpreter: make PYTHON=python3.13" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) does not run or is too old (found: $(or $(PYTHON_VERSION),nothing)); the gateway needs Python 3.11 or newer. Another interpreter: make PYTHON=python3.13" >&2; exit 1; }
 	@$(if $(UV),:,$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null) || { echo "$(PYTHON) has no venv module. Debian: apt-get install python3-venv" >&2; exit 1; }

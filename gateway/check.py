@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from gateway.audio.convert import converter_name
 from gateway.errors import ConnectError, SettingsError
 from gateway.events import ConfigureSession, RealtimeError, SessionUpdated
 from gateway.realtime import Link
@@ -33,6 +34,11 @@ ADVICE: Final[Mapping[str, str]] = {
     "429": "the quota is used up: wait, or raise the deployment's tokens per minute",
     "5xx": "the service has a problem: try again later",
 }
+
+_SLOWER: Final = (
+    "calls cost more CPU than they need to: reinstall where there is a C compiler "
+    "(Debian: apt-get install gcc libc6-dev python3-dev)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +85,16 @@ def look_at_settings(settings: Settings) -> list[Finding]:
         Finding("model", is_well=True, detail=f"{service} at {where}, {settings.dialect} dialect"),
         Finding("credential", is_well=True, detail=settings.credential_reason),
         Finding("calls", is_well=True, detail=_limit(settings)),
+        _look_at_converter(),
     ]
     problems = settings.problems_for_serving() or _tls_problems(settings)
     return findings + [Finding("serving", is_well=False, detail=problem) for problem in problems]
+
+
+def _look_at_converter() -> Finding:
+    name = converter_name()
+    advice = "" if name == "compiled" else _SLOWER
+    return Finding("converter", is_well=True, detail=name, advice=advice)
 
 
 def _limit(settings: Settings) -> str:

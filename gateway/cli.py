@@ -93,6 +93,8 @@ def serve(
 
 
 async def _serve(settings: Settings) -> None:
+    from gateway.audio.convert import converter_name  # noqa: PLC0415  # `--help` needs no numpy
+
     log = structlog.get_logger("gateway")
     for warning in settings.warnings:
         log.warning("settings_doubtful", detail=warning)
@@ -102,6 +104,7 @@ async def _serve(settings: Settings) -> None:
             f"operations on {settings.ops_host}:{running.ops_port}",
             file=sys.stderr,
         )
+        log.info("serving", version=__version__, converter=converter_name())
         stop = _stop_signal()
         await _first_of(stop.wait(), running.failed.wait())
         stop.clear()

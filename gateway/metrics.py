@@ -24,6 +24,7 @@ from prometheus_client import (
 )
 
 from gateway import __version__
+from gateway.audio.convert import converter_name
 from gateway.events import (
     RESULTS,
     AudioCounted,
@@ -405,7 +406,13 @@ class Metrics:
         self.realtime = _RealtimeSeries(make)
         self.process = _ProcessSeries(make)
         build = Info("gateway_build", "What is running.", registry=registry)
-        build.info({"version": __version__, "python": platform.python_version()})
+        build.info(
+            {
+                "version": __version__,
+                "python": platform.python_version(),
+                "converter": converter_name(),
+            }
+        )
 
     def call(self) -> "CallMetrics":
         """The observer of one call; give it every fact, then ``close`` it."""

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.check import ADVICE, look_at_settings, report
+from gateway.audio import compiled
+from gateway.check import ADVICE, Finding, look_at_settings, report
 from gateway.simulator.faults import Faults
 from gateway.simulator.server import Simulator, SimulatorOptions, start_simulator
 from gateway.terminal import Terminal
@@ -111,7 +112,7 @@ async def test_json_says_the_same(simulator: Simulator, capsys: Printed) -> None
     found = json.loads(capsys.readouterr().out)
     assert found["is_well"] is False
     assert [finding["name"] for finding in found["findings"]] == [
-        *("model", "credential", "calls", "session")
+        *("model", "credential", "calls", "converter", "session")
     ]
     assert found["findings"][-1]["advice"] == ADVICE["refused"]
     assert any("GATEWAY_INSECURE" in warning for warning in found["warnings"])
@@ -136,6 +137,21 @@ def test_what_keeps_serve_from_starting_is_found_here_too(simulator: Simulator) 
     bad = look_at_settings(settings_for(simulator, **without))
     assert all(finding.is_well for finding in good)
     assert [finding.name for finding in bad if not finding.is_well] == ["serving"]
+
+
+def test_the_converter_is_named(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the compiled one all is well, and there is a line about how to spend less."""
+
+    def finding() -> Finding:
+        found = look_at_settings(settings_for(simulator))
+        return next(finding for finding in found if finding.name == "converter")
+
+    monkeypatch.setattr(compiled, "IS_BUILT", True)
+    assert (finding().detail, finding().advice) == ("compiled", "")
+    monkeypatch.setattr(compiled, "IS_BUILT", False)
+    assert finding().is_well
+    assert finding().detail == "numpy"
+    assert "compiler" in finding().advice
 
 
 def test_the_limit_and_where_it_comes_from_are_shown(simulator: Simulator, tmp_path: Path) -> None:

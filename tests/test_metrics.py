@@ -1,5 +1,6 @@
 """Facts become series with closed labels, and gauges come back to 0."""
 
+import platform
 import random
 from dataclasses import replace
 from typing import Literal, cast, get_args
@@ -9,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
+from gateway import __version__
+from gateway.audio.convert import converter_name
 from gateway.events import (
     RESULTS,
     ULAW_8K,
@@ -395,6 +398,18 @@ def test_unknown_fact_is_ignored(exported: Exported) -> None:
     before = generate_latest(exported.registry)
     exported.one_call(cast("Fact", Literal))
     assert generate_latest(exported.registry) == before
+
+
+def test_the_build_says_what_runs() -> None:
+    """Version, Python and converter are labels of one series."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    (build,) = (family for family in registry.collect() if family.name == "gateway_build")
+    assert build.samples[0].labels == {
+        "version": __version__,
+        "python": platform.python_version(),
+        "converter": converter_name(),
+    }
 
 
 def test_table_for_people() -> None:

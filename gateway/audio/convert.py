@@ -1,10 +1,11 @@
 """Turn one direction of a call's audio from one encoding and sample rate into another."""
 
 from collections.abc import Callable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
+from gateway.audio import compiled
 from gateway.audio.g711 import ALAW_SILENCE, DECODE, ENCODE, ULAW_SILENCE
-from gateway.audio.resample import RATES_HZ, Resampler
+from gateway.audio.resample import RATES_HZ, Resampler, low_pass
 
 Encoding = Literal["pcm", "ulaw", "alaw"]
 
@@ -18,14 +19,19 @@ def silence(encoding: Encoding, rate_hz: int, duration_ms: int) -> bytes:
     return _SILENCE[encoding] * (rate_hz * duration_ms // 1000)
 
 
+class _Stream(Protocol):
+    """What converts: by numpy, compiled, or not at all."""
+
+    def convert(self, payload: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+    def reset(self) -> None: ...
+
+
 class Converter:
     """One stream of mono audio: decode, resample, encode, as far as each is needed.
 
     Encodings: "pcm" (16-bit little-endian), "ulaw", "alaw". Rates: ``resample.RATES_HZ``. Anything
     else is a ``ValueError``. Equal formats pass through untouched.
-
-    Silence costs next to nothing: what comes out is a function of the payload and of what is kept
-    of earlier ones. If a payload leaves the latter as it was, its repetition gives the same again.
     """
 
     def __init__(
@@ -34,7 +40,68 @@ class Converter:
         for encoding, rate_hz in ((source_encoding, source_hz), (target_encoding, target_hz)):
             if encoding not in _SILENCE or rate_hz not in RATES_HZ:
                 raise ValueError(f"no audio of {encoding!r} at {rate_hz} Hz")
-        self._is_same = (source_encoding, source_hz) == (target_encoding, target_hz)
+        self._stream = _stream(source_encoding, source_hz, target_encoding, target_hz)
+        self._delay_ms = 0.0
+        if source_hz != target_hz:
+            self._delay_ms = low_pass(source_hz, target_hz).delay_ms
+
+    @property
+    def delay_ms(self) -> float:
+        """How much later a sound comes out than it went in."""
+        return self._delay_ms
+
+    def convert(self, payload: bytes) -> bytes:
+        """What can be told so far; a part of a sample waits for the next payload."""
+        return self._stream.convert(payload)
+
+    def flush(self) -> bytes:
+        """The sound still inside; afterwards the stream is as new."""
+        return self._stream.flush()
+
+    def reset(self) -> None:
+        """Forget everything heard so far."""
+        self._stream.reset()
+
+
+def converter_name() -> Literal["compiled", "numpy"]:
+    """What does the work here; both give the same bytes, but numpy costs several times more."""
+    return "compiled" if compiled.IS_BUILT else "numpy"
+
+
+def _stream(
+    source_encoding: Encoding, source_hz: int, target_encoding: Encoding, target_hz: int
+) -> _Stream:
+    if (source_encoding, source_hz) == (target_encoding, target_hz):
+        return _Untouched()
+    # At one rate there is only audioop to call, which is compiled.
+    is_compiled = compiled.IS_BUILT and source_hz != target_hz
+    make = compiled.compiled_stream if is_compiled else _NumpyStream
+    return make(source_encoding, source_hz, target_encoding, target_hz)
+
+
+class _Untouched:
+    """Nothing to do."""
+
+    def convert(self, payload: bytes, /) -> bytes:
+        return payload
+
+    def flush(self) -> bytes:
+        return b""
+
+    def reset(self) -> None:
+        return None
+
+
+class _NumpyStream:
+    """Decodes, resamples and encodes by numpy.
+
+    Silence costs next to nothing: what comes out is a function of the payload and of what is kept
+    of earlier ones. If a payload leaves the latter as it was, its repetition gives the same again.
+    """
+
+    def __init__(
+        self, source_encoding: str, source_hz: int, target_encoding: str, target_hz: int
+    ) -> None:
         self._decode = _step(DECODE, source_encoding)
         encode = _step(ENCODE, target_encoding)
         self._rate = (
@@ -43,15 +110,7 @@ class Converter:
         self._repeated: bytes | None = None
         self._answer = b""
 
-    @property
-    def delay_ms(self) -> float:
-        """How much later a sound comes out than it went in."""
-        return self._rate.delay_ms
-
-    def convert(self, payload: bytes) -> bytes:
-        """What can be told so far; a part of a sample waits for the next payload."""
-        if self._is_same:
-            return payload
+    def convert(self, payload: bytes, /) -> bytes:
         if payload == self._repeated:
             return self._answer
         before = self._rate.kept
@@ -63,20 +122,16 @@ class Converter:
         return converted
 
     def flush(self) -> bytes:
-        """The sound still inside; afterwards the stream is as new."""
         self._repeated = None
         return self._rate.flush()
 
     def reset(self) -> None:
-        """Forget everything heard so far."""
         self._repeated = None
         self._rate.reset()
 
 
 class _SameRate:
     """Stands in for a resampler where the rate stays: holds back half a sample at most."""
-
-    delay_ms = 0.0
 
     def __init__(self, encode: Callable[[bytes], bytes]) -> None:
         self._encode = encode

@@ -1,5 +1,8 @@
 """Change the sample rate of a stream by one small linear-phase filter.
 
+The filter of each ratio is designed here; numpy applies it here, and where it could be built the
+compiled converter does, to the same bytes (``compiled.py``).
+
 A frame becomes one matrix product. The filter is laid out as a matrix that turns a row of input
 (some history, then a few groups of new samples) into a row of output; every row of a frame overlaps
 the one before it. A *group* is the smallest number of input samples that makes a whole number of
@@ -45,7 +48,7 @@ _Table = NDArray[np.unsignedinteger]
 _TAPS_A_PHASE: Final = 44  # counted at the slower rate: 22 samples of delay, 2.7 ms at 8 kHz
 _KAISER_BETA: Final = 9.0  # side lobes near -90 dB
 _CUTOFF: Final = 0.98  # of the slower rate's Nyquist: flat to 3400 Hz, quiet from 4460 Hz
-_COEFFICIENT_STEP: Final = 2.0**-24  # see above: keeps every sum exact
+COEFFICIENT_STEP: Final = 2.0**-24  # see above: keeps every sum exact
 # How many groups make a row, by what a group gives: 20 to 30 outputs are fastest when measured.
 _ROW_GROUPS: Final = {1: 20, 2: 10, 3: 10, 6: 5}
 _MOST_ROWS: Final = 80  # longer input is worked on in pieces: bounds memory, stays in the cache
@@ -88,15 +91,41 @@ class _Scratch:
         ]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LowPass:
+    """The filter of one ratio: ``down`` input samples make ``up`` output samples, a group.
+
+    ``taps`` are whole numbers of ``COEFFICIENT_STEP``, at ``up`` times the source rate. An output
+    depends on its own group of input and ``history`` samples before it. A sound comes out
+    ``delay_ms`` late; ``tail`` more samples bring out all of it and complete a group that has
+    begun, if one has.
+    """
+
+    taps: _Levels
+    up: int
+    down: int
+    history: int
+    tail: int
+    delay_ms: float
+
+    def weights(self, groups: int) -> _Levels:
+        """What each input sample (row) of so many groups weighs in each output sample (column)."""
+        # An output may use every sample of its own group: hence "down - 1".
+        outputs = np.arange(groups * self.up) * self.down + self.down - 1
+        inputs = (np.arange(self.history + groups * self.down) - self.history) * self.up
+        late = outputs[np.newaxis, :] - inputs[:, np.newaxis]
+        is_inside = (late >= 0) & (late < len(self.taps))
+        return np.where(is_inside, self.taps[late % len(self.taps)], 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class _Bank:
     """The filter of one ratio laid out as a matrix; read-only, shared by all streams.
 
     ``matrix`` has one row for each input sample of a row, one for the constant, and one column for
     each output sample of ``row_groups`` groups. ``history_bytes`` of earlier input come first in
-    every row. No more than ``most_bytes`` are worked on at once. A sound comes out ``delay_ms``
-    late, which is ``delay_groups`` rounded up. ``spare`` scratch memory is taken out while in use:
-    one, or as many as there are threads.
+    every row. No more than ``most_bytes`` are worked on at once. ``spare`` scratch memory is taken
+    out while in use: one, or as many as there are threads.
     """
 
     matrix: _Levels
@@ -106,8 +135,6 @@ class _Bank:
     most_bytes: int
     group_bytes: int
     group_out: int
-    delay_groups: int
-    delay_ms: float
 
 
 def _prototype(up: int, down: int) -> _Levels:
@@ -116,40 +143,45 @@ def _prototype(up: int, down: int) -> _Levels:
     length = _TAPS_A_PHASE * phases - 1
     from_centre = np.arange(length) - (length - 1) / 2
     taps = np.sinc(from_centre * _CUTOFF / phases) * np.kaiser(length, _KAISER_BETA)
-    steps: _Levels = np.rint(taps * (up / taps.sum()) / _COEFFICIENT_STEP)
-    return steps * _COEFFICIENT_STEP
-
-
-def _matrix(taps: _Levels, up: int, down: int, history: int, row_groups: int) -> _Levels:
-    """The taps laid out: the place of each in a column follows from how late its input is."""
-    # An output may use every sample of its own group: hence "down - 1".
-    outputs = np.arange(row_groups * up) * down + down - 1
-    inputs = (np.arange(history + row_groups * down) - history) * up
-    late = outputs[np.newaxis, :] - inputs[:, np.newaxis]
-    weights = np.where((late >= 0) & (late < len(taps)), taps[late % len(taps)], 0.0)
-    matrix = np.vstack((weights, np.full(len(outputs), _PLACE_OF_ZERO)))
-    matrix.setflags(write=False)
-    return matrix
+    steps: _Levels = np.rint(taps * (up / taps.sum()) / COEFFICIENT_STEP)
+    return steps * COEFFICIENT_STEP
 
 
 @cache
-def _bank(source_hz: int, target_hz: int) -> _Bank:
+def low_pass(source_hz: int, target_hz: int) -> LowPass:
+    """The filter between two of ``RATES_HZ``; ``ValueError`` names a rate that is none of them."""
+    for rate_hz in (source_hz, target_hz):
+        if rate_hz not in RATES_HZ:
+            raise ValueError(f"{rate_hz} Hz is none of {RATES_HZ}")
     common = gcd(source_hz, target_hz)
     up, down = target_hz // common, source_hz // common
     taps = _prototype(up, down)
+    taps.setflags(write=False)
     delay = (len(taps) - 1) // 2 - (down - 1)  # in steps of the rate that both rates divide
-    history = (len(taps) - down) // up
-    row_groups = _ROW_GROUPS[up]
+    return LowPass(
+        taps=taps,
+        up=up,
+        down=down,
+        history=(len(taps) - down) // up,
+        tail=(ceil(delay / (up * down)) + 1) * down - 1,
+        delay_ms=delay / (up * source_hz) * 1000,
+    )
+
+
+@cache
+def _bank(low_pass: LowPass) -> _Bank:
+    row_groups = _ROW_GROUPS[low_pass.up]
+    weights = low_pass.weights(row_groups)
+    matrix = np.vstack((weights, np.full(weights.shape[1], _PLACE_OF_ZERO)))
+    matrix.setflags(write=False)
     return _Bank(
-        matrix=_matrix(taps, up, down, history, row_groups),
+        matrix=matrix,
         spare=[],
         row_groups=row_groups,
-        history_bytes=history * _SAMPLE_BYTES,
-        most_bytes=_MOST_ROWS * row_groups * down * _SAMPLE_BYTES,
-        group_bytes=down * _SAMPLE_BYTES,
-        group_out=up,
-        delay_groups=ceil(delay / (up * down)),
-        delay_ms=delay / (up * source_hz) * 1000,
+        history_bytes=low_pass.history * _SAMPLE_BYTES,
+        most_bytes=_MOST_ROWS * row_groups * low_pass.down * _SAMPLE_BYTES,
+        group_bytes=low_pass.down * _SAMPLE_BYTES,
+        group_out=low_pass.up,
     )
 
 
@@ -172,17 +204,15 @@ class Resampler:
     def __init__(
         self, source_hz: int, target_hz: int, encode: Callable[[bytes], bytes] = bytes
     ) -> None:
-        for rate_hz in (source_hz, target_hz):
-            if rate_hz not in RATES_HZ:
-                raise ValueError(f"{rate_hz} Hz is none of {RATES_HZ}")
-        self._bank = _bank(source_hz, target_hz)
+        self._low_pass = low_pass(source_hz, target_hz)
+        self._bank = _bank(self._low_pass)
         self._table = _table(encode)
         self.kept = bytes(self._bank.history_bytes)
 
     @property
     def delay_ms(self) -> float:
         """How much later a sound comes out than it went in."""
-        return self._bank.delay_ms
+        return self._low_pass.delay_ms
 
     def resample(self, pcm: bytes) -> bytes:
         """Output of every whole group so far."""
@@ -194,10 +224,8 @@ class Resampler:
 
     def flush(self) -> bytes:
         """The sound still inside the filter; afterwards the stream is as new."""
-        bank = self._bank
         self.kept = self.kept[: len(self.kept) // _SAMPLE_BYTES * _SAMPLE_BYTES]
-        # One sample short of a group more: enough to complete a group that has begun, if one has.
-        tail = self.resample(bytes((bank.delay_groups + 1) * bank.group_bytes - _SAMPLE_BYTES))
+        tail = self.resample(bytes(self._low_pass.tail * _SAMPLE_BYTES))
         self.reset()
         return tail
 

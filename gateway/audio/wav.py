@@ -8,7 +8,8 @@ from typing import IO, Final
 
 import numpy as np
 
-from gateway.audio.resample import RATES_HZ, Resampler
+from gateway.audio.convert import Converter
+from gateway.audio.resample import RATES_HZ
 from gateway.errors import AudioFileError
 
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
@@ -100,9 +101,9 @@ def _parsed(content: bytes) -> tuple[bytes, int]:
 
 def _aligned(pcm: bytes, source_hz: int, rate_hz: int) -> bytes:
     """Resampled sound of the same duration, without the filter's delay."""
-    resampler = Resampler(source_hz, rate_hz)
-    delayed = resampler.resample(pcm) + resampler.flush()
-    head_bytes = round(resampler.delay_ms * rate_hz / 1000) * _SAMPLE_BYTES
+    converter = Converter("pcm", source_hz, "pcm", rate_hz)
+    delayed = converter.convert(pcm) + converter.flush()
+    head_bytes = round(converter.delay_ms * rate_hz / 1000) * _SAMPLE_BYTES
     length_bytes = len(pcm) // _SAMPLE_BYTES * rate_hz // source_hz * _SAMPLE_BYTES
     return delayed[head_bytes : head_bytes + length_bytes]
 

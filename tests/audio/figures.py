@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.audio.resample import Resampler
+from gateway.audio.convert import Converter
 
 # At the slower rate of 8000 Hz: the telephone band, and the least that may fold into it.
 BAND: Final = (300 / 8000, 3400 / 8000)
@@ -36,7 +36,8 @@ def tone(frequency_hz: float, rate_hz: int, duration_s: int) -> bytes:
 
 def spectrum(source_hz: int, target_hz: int, frequency_hz: int) -> NDArray[np.complex128]:
     """What comes out of one tone, one bin a hertz, 1.0 = as loud as it went in."""
-    pcm = Resampler(source_hz, target_hz).resample(tone(frequency_hz, source_hz, _SETTLED_S + 1))
+    converter = Converter("pcm", source_hz, "pcm", target_hz)
+    pcm = converter.convert(tone(frequency_hz, source_hz, _SETTLED_S + 1))
     second = np.frombuffer(pcm, "<i2")[target_hz * _SETTLED_S :].astype(np.float64)
     return np.fft.rfft(second) / (target_hz / 2 * _AMPLITUDE)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.audio import resample
-from gateway.audio.convert import Converter, Encoding, silence
+from gateway.audio.convert import Converter, Encoding, _NumpyStream, converter_name, silence
 from gateway.audio.g711 import decode_alaw, decode_ulaw, encode_alaw, encode_ulaw
 from gateway.audio.resample import RATES_HZ, Resampler
 from tests.audio.figures import tone
@@ -30,6 +30,7 @@ ENCODE: dict[str, Callable[[bytes], bytes]] = {
     "alaw": encode_alaw,
 }
 
+pytestmark = pytest.mark.usefixtures("each_converter")
 formats = st.sampled_from(FORMATS)
 
 
@@ -257,6 +258,13 @@ def test_any_bytes_will_do(payload_type: type) -> None:
     payload = payload_type(tone(440, 24000, 1))
     converted = Converter("pcm", 24000, "ulaw", 8000).convert(payload)
     assert converted == Converter("pcm", 24000, "ulaw", 8000).convert(bytes(payload))
+
+
+def test_it_says_which_converter_it_is(each_converter: str) -> None:
+    """What works is what is named: on numpy, nothing compiled is behind any way."""
+    stream = Converter("ulaw", 8000, "pcm", 24000)._stream
+    assert converter_name() == each_converter
+    assert isinstance(stream, _NumpyStream) is (each_converter == "numpy")
 
 
 @pytest.mark.parametrize(("encoding", "rate_hz"), [("opus", 8000), ("pcm", 44100)])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gateway.audio import resample
+from gateway.audio.convert import Converter
 from gateway.audio.resample import RATES_HZ, Resampler
 from gateway.audio.wav import read_wav
 from tests.audio.figures import band_hz, measured, tone
@@ -20,7 +21,13 @@ from tests.audio.figures import band_hz, measured, tone
 RATIOS = list(permutations(RATES_HZ, 2))
 CALLER = Path(resample.__file__).parents[1] / "prompts" / "caller.wav"
 
+pytestmark = pytest.mark.usefixtures("each_converter")
 every_ratio = pytest.mark.parametrize(("source_hz", "target_hz"), RATIOS)
+
+
+def resampler(source_hz: int, target_hz: int) -> Converter:
+    """One stream of PCM from one rate to another, by the converter whose turn it is."""
+    return Converter("pcm", source_hz, "pcm", target_hz)
 
 
 def noise(samples: int) -> bytes:
@@ -61,25 +68,25 @@ def test_meets_its_bar(source_hz: int, target_hz: int) -> None:
 @every_ratio
 def test_says_its_delay(source_hz: int, target_hz: int) -> None:
     """The delay it tells is the delay that tones show."""
-    delay_ms = Resampler(source_hz, target_hz).delay_ms
+    delay_ms = resampler(source_hz, target_hz).delay_ms
     assert delay_ms == pytest.approx(measured(source_hz, target_hz).delay_ms, abs=0.001)
 
 
 @every_ratio
 def test_a_frame_in_is_a_frame_out(source_hz: int, target_hz: int) -> None:
     """Nothing of a 20 ms frame is held back, not even of the first one."""
-    resampler = Resampler(source_hz, target_hz)
+    stream = resampler(source_hz, target_hz)
     frame_bytes = source_hz // 50 * 2
     for start in range(0, 3 * frame_bytes, frame_bytes):
         frame = noise(3 * frame_bytes // 2)[start : start + frame_bytes]
-        assert len(resampler.resample(frame)) == target_hz // 50 * 2
+        assert len(stream.convert(frame)) == target_hz // 50 * 2
 
 
 @every_ratio
 def test_equals_plain_exact_arithmetic(source_hz: int, target_hz: int) -> None:
     """The matrix gives what fractions give, for full-scale noise that also saturates."""
     pcm = noise(120)
-    assert Resampler(source_hz, target_hz).resample(pcm) == plainly_resampled(
+    assert resampler(source_hz, target_hz).convert(pcm) == plainly_resampled(
         source_hz, target_hz, pcm
     )
 
@@ -98,7 +105,7 @@ def test_half_a_step_is_rounded_up(sample: int, late: int) -> None:
     halves = {Fraction(float(tap)) * sample for tap in resample._prototype(1, 3)}
     assert Fraction(-29 * sample, 2 * 16384) in halves
     pcm = np.array([*[0] * late, sample, *[0] * 150], "<i2").tobytes()
-    assert Resampler(24000, 8000).resample(pcm) == plainly_resampled(24000, 8000, pcm)
+    assert resampler(24000, 8000).convert(pcm) == plainly_resampled(24000, 8000, pcm)
 
 
 GOLDEN = {
@@ -120,8 +127,8 @@ GOLDEN = {
 @every_ratio
 def test_bytes_are_the_same_everywhere(source_hz: int, target_hz: int) -> None:
     """One second of noise gives the bytes it gave on every Python, numpy and processor so far."""
-    resampler = Resampler(source_hz, target_hz)
-    pcm = resampler.resample(noise(source_hz)) + resampler.flush()
+    stream = resampler(source_hz, target_hz)
+    pcm = stream.convert(noise(source_hz)) + stream.flush()
     assert hashlib.sha256(pcm).hexdigest()[:16] == GOLDEN[source_hz, target_hz]
 
 
@@ -134,38 +141,38 @@ def test_cutting_the_stream_changes_no_bit(
     ratio: tuple[int, int], pcm: bytes, cuts: list[int]
 ) -> None:
     """Any cutting, even through samples, gives the same bytes, before and after a flush."""
-    whole, cut = Resampler(*ratio), Resampler(*ratio)
+    whole, cut = resampler(*ratio), resampler(*ratio)
     edges = [0, *sorted(cuts), len(pcm)]
-    expected = whole.resample(pcm) + whole.flush()
-    pieces = [cut.resample(pcm[start:end]) for start, end in pairwise(edges)]
+    expected = whole.convert(pcm) + whole.flush()
+    pieces = [cut.convert(pcm[start:end]) for start, end in pairwise(edges)]
     assert b"".join(pieces) + cut.flush() == expected
-    assert cut.resample(pcm) + cut.flush() == expected
+    assert cut.convert(pcm) + cut.flush() == expected
 
 
 def test_long_input_equals_short_pieces() -> None:
     """A whole recording at once gives what its frames give, though it is worked on in pieces."""
-    at_once, framed = Resampler(8000, 24000), Resampler(8000, 24000)
+    at_once, framed = resampler(8000, 24000), resampler(8000, 24000)
     pcm = noise(40_001)
-    frames = [framed.resample(pcm[start : start + 320]) for start in range(0, len(pcm), 320)]
-    assert at_once.resample(pcm) == b"".join(frames)
+    frames = [framed.convert(pcm[start : start + 320]) for start in range(0, len(pcm), 320)]
+    assert at_once.convert(pcm) == b"".join(frames)
 
 
 @every_ratio
 def test_flush_gives_the_end_of_the_sound(source_hz: int, target_hz: int) -> None:
     """After a flush everything that went in has come out, the delay later."""
-    resampler = Resampler(source_hz, target_hz)
-    out = resampler.resample(noise(source_hz // 50 + 1)) + resampler.flush()
+    stream = resampler(source_hz, target_hz)
+    out = stream.convert(noise(source_hz // 50 + 1)) + stream.flush()
     out_ms = len(out) / 2 / target_hz * 1000
     in_ms = 20 + 1000 / source_hz
-    assert 0 <= out_ms - in_ms - resampler.delay_ms < 2 * 1000 / 8000
+    assert 0 <= out_ms - in_ms - stream.delay_ms < 2 * 1000 / 8000
 
 
 def test_reset_forgets() -> None:
     """After a reset silence is silent again."""
-    resampler = Resampler(24000, 8000)
-    resampler.resample(noise(481) + b"\x01")
-    resampler.reset()
-    assert not any(resampler.resample(bytes(960)))
+    stream = resampler(24000, 8000)
+    stream.convert(noise(481) + b"\x01")
+    stream.reset()
+    assert not any(stream.convert(bytes(960)))
 
 
 @every_ratio
@@ -173,7 +180,7 @@ def test_full_scale_saturates(source_hz: int, target_hz: int) -> None:
     """A full-scale square wave overshoots into the limit and never wraps to the other sign."""
     half = source_hz // 500
     square = np.where(np.arange(source_hz // 10) // half % 2, -32768, 32767).astype("<i2")
-    out = np.frombuffer(Resampler(source_hz, target_hz).resample(square.tobytes()), "<i2")
+    out = np.frombuffer(resampler(source_hz, target_hz).convert(square.tobytes()), "<i2")
     period = np.abs(out[target_hz // 25 :].astype(int)).reshape(-1, target_hz // 500)
     assert {out.min(), out.max()} == {-32768, 32767}
     # Each half wave is loud but for the filter's slope at its two ends.
@@ -182,9 +189,9 @@ def test_full_scale_saturates(source_hz: int, target_hz: int) -> None:
 
 def test_streams_share_nothing() -> None:
     """What one stream hears does not reach another of the same ratio."""
-    loud, quiet = Resampler(8000, 24000), Resampler(8000, 24000)
-    loud.resample(tone(440, 8000, 1))
-    assert not any(quiet.resample(bytes(320)))
+    loud, quiet = resampler(8000, 24000), resampler(8000, 24000)
+    loud.convert(tone(440, 8000, 1))
+    assert not any(quiet.convert(bytes(320)))
 
 
 def test_unknown_rate_is_refused() -> None:
@@ -196,8 +203,8 @@ def test_unknown_rate_is_refused() -> None:
 def test_speech_survives_the_way_there_and_back() -> None:
     """A voice taken from 8 to 24 kHz and back is the same voice, in every second of it."""
     pcm = read_wav(CALLER, 8000)
-    up, down = Resampler(8000, 24000), Resampler(24000, 8000)
-    back = np.frombuffer(down.resample(up.resample(pcm)), "<i2").astype(float)
+    up, down = resampler(8000, 24000), resampler(24000, 8000)
+    back = np.frombuffer(down.convert(up.convert(pcm)), "<i2").astype(float)
     voice = delayed(np.frombuffer(pcm, "<i2"), (up.delay_ms + down.delay_ms) * 8)
     for start in range(0, len(voice) - 7999, 8000):
         second = slice(start, start + 8000)

@@ -1,6 +1,7 @@
 """Records the calls of this folder anew: python -m tests.tapes.make [NAME...].
 
-Real servers, human speech. Only to be done when the gateway is to behave otherwise; the change says so, and why.
+Real servers, human speech. Only to be done when the gateway is to behave otherwise; the change that
+does so says why.
 """
 
 import asyncio

@@ -137,7 +137,8 @@ ROOMS = {
     "tape.compare": _room("tape.reading tape.replay tape.stage", (_PURE - {"msgspec"})),
     "tape.judge": _room("errors tape tape.compare tape.reading tape.replay", _IO | _DICE | _WIRE),
     "tape.command": _room("errors tape.compare tape.judge terminal", _IO | _DICE | _WIRE),
-    "tape.plugin": _room("errors tape tape.judge", _IO | _CLOCK | _DICE | _WIRE),
+    "tape.taped": _room("events tape.judge tape.story", _IO | _CLOCK | _DICE),
+    "tape.plugin": _room("errors tape tape.judge tape.taped", _IO | _CLOCK | _DICE | _WIRE),
     "tape.shrink": _room("errors tape.compare tape.reading", _IO | _CLOCK | _DICE),
     "tape.shrinking": _room(
         "errors tape.shrink terminal", (_IO - {"subprocess"}) | _CLOCK | _DICE | _WIRE

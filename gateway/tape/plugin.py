@@ -1,11 +1,12 @@
 """The pytest plugin: every tape is a test, and a test can look into a tape.
 
 ``pytest --call-tapes calls/`` replays each tape below ``calls/`` and fails where the call does
-something else; ``--call-tapes-shape`` compares kinds, order and durations only. Loaded by pytest
-itself wherever this package is installed.
+something else; ``--call-tapes-shape`` compares kinds, order and durations only. The fixture
+``call_tape`` loads a tape for a test's own questions. Loaded by pytest itself wherever this package
+is installed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +17,7 @@ from gateway.tape import SUFFIXES
 
 if TYPE_CHECKING:
     from gateway.tape.judge import Verdict
+    from gateway.tape.taped import TapedCall
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,6 +62,17 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "TapeFile 
     if any(file_path == place or place in file_path.parents for place in places):
         return TapeFile.from_parent(parent, path=file_path)
     return None
+
+
+@pytest.fixture
+def call_tape(request: pytest.FixtureRequest) -> "Callable[[str | Path], TapedCall]":
+    """Loads a tape, by a path that is absolute or starts at the test's own folder.
+
+    ``call_tape("calls/refund.jsonl.gz").heard``; see ``gateway.tape.taped.TapedCall``.
+    """
+    from gateway.tape.taped import TapedCall  # noqa: PLC0415  # pytest starts without numpy
+
+    return lambda path: TapedCall(request.path.parent / path)
 
 
 class TapeFile(pytest.File):

@@ -60,6 +60,24 @@ def test_a_call_that_goes_another_way_fails_with_its_diff(project: Path) -> None
     assert "3 passed" not in output
 
 
+def test_a_test_can_look_into_a_tape(project: Path) -> None:
+    """By a path beside the test: turns, latencies, words heard, tools, keys."""
+    (project / "test_own.py").write_text(
+        "def test_own(call_tape):\n"
+        "    call = call_tape('calls/interrupted.jsonl')\n"
+        "    assert call.interruptions >= 1\n"
+        "    assert call.keys\n"
+        "    assert all(400 < ms < 5000 for ms in call.latencies_ms)\n"
+        "    assert call.heard and call.unheard and call.said\n"
+        "    assert not call.tool_calls and not call.errors\n"
+        "    assert call.termination == ('success', 'caller_hangup')\n"
+        "    assert call.verdict.is_same\n"
+    )
+    code, output = run(project)
+
+    assert code == 0, output
+
+
 def test_a_bad_tape_fails_with_one_line(project: Path) -> None:
     """And a path that is not there is a mistake, not an empty success."""
     (project / "calls" / "bad.jsonl").write_text("garbage\n")

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -24,10 +25,11 @@ from gateway.breaker import Breaker
 from gateway.bridge import Bridge, Outside
 from gateway.call import Call, CallOptions
 from gateway.errors import AuthRejected, CallRejected
-from gateway.events import CallEnded, CallStarted, Fact, Termination
+from gateway.events import CallEnded, CallStarted, CostIncurred, Fact, SetUpTimed, Termination
 from gateway.links import MediaSocket, ServerLink
 from gateway.logs import CallLog, SampledLog
 from gateway.metrics import Metrics, add_process_metrics
+from gateway.prices import Bill, Prices, read_prices
 from gateway.providers import Capabilities, Door, HttpReply, HttpRequest
 from gateway.providers.table import doors
 from gateway.realtime import Dial, Link
@@ -55,6 +57,8 @@ MAX_FORM_BYTES: Final = 64 * 1024
 KEEP_ALIVE_S: Final = 15.0
 REST_TIMEOUT_S: Final = 2.0
 LAG_EVERY_S: Final = 0.25
+# Models named in the log because they have no price.
+MAX_UNPRICED: Final = 20
 # After the drain's deadline: time for a goodbye.
 GOODBYE_S: Final = 15.0
 
@@ -75,6 +79,7 @@ class Gateway:
     doors: Mapping[str, Door]
     auth: Auth
     prompts: Mapping[str, bytes]
+    prices: Prices
     http: aiohttp.ClientSession
     admission: Admission
     breaker: Breaker
@@ -85,12 +90,19 @@ class Gateway:
     is_empty: asyncio.Event = field(default_factory=asyncio.Event)
     observers: list[Callable[[str, Fact], None]] = field(default_factory=list)
     door_log: SampledLog = field(default_factory=SampledLog)
+    unpriced: set[str] = field(default_factory=set)
     new_call_id: Callable[[], str] = field(default_factory=_call_ids)
 
     def note_departure(self) -> None:
         """Somebody left; whoever waits for an empty house is told when it is."""
         if not self.bridges and not self.admission.is_waited_for:
             self.is_empty.set()
+
+    def note_unpriced(self, model: str) -> None:
+        """Say once of each model that what it costs is not known."""
+        if model not in self.unpriced and len(self.unpriced) < MAX_UNPRICED:
+            self.unpriced.add(model)
+            _log.warning("model_without_price", model=model)
 
     @property
     def is_ready(self) -> bool:
@@ -177,11 +189,13 @@ class _Place:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway: Gateway | None = gateway
+        gateway.metrics.socket_waits(1)
 
     def leave(self) -> None:
         gateway, self._gateway = self._gateway, None
         if gateway is not None:
             gateway.admission.stop_waiting()
+            gateway.metrics.socket_waits(-1)
             gateway.note_departure()
 
 
@@ -193,8 +207,10 @@ async def _answer(
     taping = _Taping(gateway, watch.call_id)
     outside = taping.outside(_outside(gateway, watch))
     bridge = Bridge(stream, taping.link(link), RealtimeProtocol(gateway.settings.dialect), outside)
+    opened_at = time.monotonic()
     try:
         started = await bridge.await_start()
+        started_at = time.monotonic()
         place.leave()
         agent = await _admit(gateway, door, started)
     except CallRejected as rejected:
@@ -203,6 +219,8 @@ async def _answer(
         return
     watch.provider_call_id = started.provider_call_id
     gateway.bridges.add(bridge)
+    watch.observe(SetUpTimed("start", started_at - opened_at))
+    watch.observe(SetUpTimed("admission", time.monotonic() - started_at))
     try:
         options = _call_options(gateway, door, agent, stream.caps)
         now = outside.clock()
@@ -311,13 +329,22 @@ class _Watch:
         self.provider_call_id = ""
         self.log = structlog.get_logger("gateway").bind(call_id=self.call_id)
         self._facts = CallLog(self.call_id, log_transcripts=gateway.settings.log_transcripts)
+        today = datetime.now(UTC).date()
+        self._bill = Bill(gateway.prices, today, gateway.settings.model_name)
 
     def observe(self, fact: Fact) -> None:
-        """One fact; the end of the call frees its place at once."""
+        """One fact, and what it costs."""
+        for told in self._bill.of(fact):
+            self._tell(told)
+
+    def _tell(self, fact: Fact) -> None:
+        """Everybody hears of it; the end of the call frees its place at once."""
         self._metrics.observe(fact)
         self._facts.observe(fact, time.monotonic())
         if isinstance(fact, CallEnded):
             self._free_place()
+        elif isinstance(fact, CostIncurred) and not fact.model:
+            self._gateway.note_unpriced(self._bill.model)
         for observer in self._gateway.observers:
             self._show(observer, fact)
 
@@ -538,7 +565,7 @@ class Running:
         """Take no new calls, wait for those there are, then say goodbye to the rest."""
         gateway = self.gateway
         gateway.admission.is_draining = True
-        gateway.metrics.set_draining(is_draining=True)
+        gateway.metrics.drain_began(self.calls)
         gateway.metrics.set_ready(is_ready=False)
         if not await _all_gone(gateway, limit_s):
             for bridge in list(gateway.bridges):
@@ -605,7 +632,8 @@ async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | Non
     registry = CollectorRegistry()
     add_process_metrics(registry)
     open_doors = doors_of(settings)
-    metrics = Metrics(registry, tuple(open_doors), tuple(settings.agents))
+    prices = read_prices(settings.prices)
+    metrics = Metrics(registry, tuple(open_doors), tuple(settings.agents), prices.models)
     metrics.set_insecure(is_insecure=settings.insecure)
     metrics.set_calls_limit(settings.call_limit)
     metrics.set_workers(1)
@@ -620,6 +648,7 @@ async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | Non
         auth=auth,
         breaker=Breaker(_dial(settings, auth, stack), time.monotonic),
         prompts=load_prompts(settings),
+        prices=prices,
         http=http,
         admission=shared.admission if shared else OwnAdmission(settings.call_limit),
         tokens=Tokens(shared.token_key if shared else settings.token_key_bytes),

@@ -41,6 +41,8 @@ from gateway.events import (
     RelayMeasured,
     SendMark,
     Termination,
+    TurnAnswered,
+    TurnTimed,
 )
 from gateway.providers import HttpRequest, Provider
 from gateway.realtime import Dial, Link, Listener
@@ -87,6 +89,15 @@ class Outside:
     stopwatch: Callable[[], float] | None = None
 
 
+@dataclass(slots=True)
+class _WayOut:
+    """When the first sound of an answer came, was converted and was written."""
+
+    came_at: float
+    converted_at: float
+    sent_at: float | None = None
+
+
 def _ends_the_call(
     step: Callable[["Bridge", *_Args], None],
 ) -> Callable[["Bridge", *_Args], None]:
@@ -130,6 +141,7 @@ class Bridge:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = inf
         self._relayed = 0
+        self._way_out: _WayOut | None = None
 
     # ------------------------------------------------------------------ before the call
 
@@ -257,6 +269,8 @@ class Bridge:
         now = self._clock()
         for event in self._realtime.receive(message):
             self._call.realtime_received(event, now)
+        if self._call.facts:
+            self._time_way_out(now)
         self._settle(now)
 
     @_ends_the_call
@@ -296,7 +310,21 @@ class Bridge:
     def _tell(self) -> None:
         facts = self._call.facts
         while facts:
-            self._outside.observe(facts.pop(0))
+            fact = facts.pop(0)
+            self._outside.observe(self._timed(fact) if isinstance(fact, TurnTimed) else fact)
+
+    def _time_way_out(self, came_at: float) -> None:
+        """The first sound of an answer has just been converted: see how long it takes from here."""
+        if any(isinstance(fact, TurnAnswered) for fact in self._call.facts):
+            self._way_out = _WayOut(came_at, self._stopwatch())
+
+    def _timed(self, fact: TurnTimed) -> TurnTimed:
+        """The call knows no clock: what it took within a pass is added here."""
+        way_out, self._way_out = self._way_out, None
+        if way_out is None or way_out.sent_at is None:
+            return fact
+        converted_at = way_out.converted_at
+        return fact.with_way_out(converted_at - way_out.came_at, way_out.sent_at - converted_at)
 
     def _write_to_provider(self, command: ProviderCommand) -> None:
         messages, queue = self._provider.send(command), self._call.to_provider
@@ -307,7 +335,13 @@ class Bridge:
         if isinstance(command, ClearAudio) and command.asked_at:
             self._outside.observe(BargedIn(self._stopwatch() - command.asked_at))
         elif isinstance(command, PlayAudio) and command.asked_at:
-            self._outside.observe(RelayMeasured("down", self._stopwatch() - command.asked_at))
+            self._time_downlink(command.asked_at)
+
+    def _time_downlink(self, asked_at: float) -> None:
+        sent_at = self._stopwatch()
+        self._outside.observe(RelayMeasured("down", sent_at - asked_at))
+        if self._way_out is not None and self._way_out.came_at == asked_at:
+            self._way_out.sent_at = sent_at
 
     def _write_to_realtime(self, command: RealtimeCommand) -> None:
         if isinstance(command, DialRealtime):

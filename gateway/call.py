@@ -41,6 +41,7 @@ from gateway.events import (
     PlayoutReported,
     PlayoutResumed,
     ProviderEvent,
+    QueueSeen,
     RateLimitReported,
     RateLimitSeen,
     RealtimeConnected,
@@ -54,6 +55,7 @@ from gateway.events import (
     ResponseStarted,
     SessionCreated,
     SessionUpdated,
+    SetUpTimed,
     SpeechStarted,
     SpeechStopped,
     StateChanged,
@@ -65,6 +67,7 @@ from gateway.states import LIFECYCLE, Lifecycle, Machine, Turn
 from gateway.turns import Turns
 from gateway.uplink import Uplink
 from gateway.voice import Voice
+from gateway.waiting import CallerClock, closing_silence_ms
 
 __all__ = ["Call", "CallOptions"]
 
@@ -126,6 +129,8 @@ class Call:
         self._desk.tell(_began(started, options))
         self._desk.alarms["max call"] = now + options.max_call_s
         self._session = Session(self._desk, options, now, unix_offset_s=unix_offset_s)
+        self._caller_clock = CallerClock()
+        self._heard_caller_at = now
         self._owes_answer = False
         self._says_again = False
         self._owes_commit = False
@@ -221,10 +226,13 @@ class Call:
     def _begin(self, now: float) -> None:
         self._step("session ready")
         self._desk.tell(CallReady(now - self._began))
+        opened_at = self._session.open_since or now
+        self._desk.tell(SetUpTimed("dial", opened_at - self._began))
+        self._desk.tell(SetUpTimed("configure", now - opened_at))
         self._listen(now)
         if self._options.greeting:
             parts = (self._options.session.instructions, self._options.greeting)
-            self._turns.ask(CreateResponse("\n\n".join(part for part in parts if part)), now)
+            self._turns.greet(CreateResponse("\n\n".join(part for part in parts if part)), now)
         if self._owes_commit:
             self._end_turn_by_key(now)
 
@@ -232,7 +240,11 @@ class Call:
         if self._ends_turns_by_key:
             # No model says when the caller speaks: everything since the last answer may be words.
             self._uplink.begin_turn()
-        self.to_realtime.extend(AppendAudio(payload) for payload in self._uplink.open())
+        held = self._uplink.open()
+        held_ms = sum(map(len, held)) / self._options.session.audio.bytes_per_ms
+        self._caller_clock.session_began(held_ms, self._desk.carried_ms("up"))
+        self._desk.tell(QueueSeen("up", held_ms))
+        self.to_realtime.extend(map(AppendAudio, held))
         self._turns.wait_for_caller(now)
 
     def _session_lost(self, event: LinkClosed, now: float) -> None:
@@ -331,6 +343,7 @@ class Call:
 
     def _audio_received(self, event: AudioReceived, now: float) -> None:
         self._bad_messages = 0
+        self._heard_caller_at = now
         uplink = self._uplink
         duration_ms = uplink.duration_ms(event.payload)
         if self._is_ending:
@@ -345,6 +358,7 @@ class Call:
 
     def _audio_lost(self, event: AudioLost, _now: float) -> None:
         self._desk.drop("up", "gap", event.duration_ms)
+        self._caller_clock.silence_added(event.duration_ms)
         payload = b"" if self._is_ending else self._uplink.lose(event.duration_ms)
         if payload:
             self.to_realtime.append(AppendAudio(payload))
@@ -390,12 +404,20 @@ class Call:
         self._uplink.begin_turn()
         self._turns.speech_started(now)
 
-    def _speech_stopped(self, _event: SpeechStopped, now: float) -> None:
-        self._turns.speech_stopped(now)
+    def _speech_stopped(self, event: SpeechStopped, now: float) -> None:
+        self._turns.speech_stopped(now, self._spoke_until(event, now))
         if self._turns.is_owed:
             self._uplink.wait_for_answer()
         else:
             self._uplink.end_turn()
+
+    def _spoke_until(self, event: SpeechStopped, now: float) -> float:
+        """When the caller's last sound came, by the model's clock, or as the settings have it."""
+        silence_ms = closing_silence_ms(self._options.session.turn_detection)
+        ended_at = self._caller_clock.moment(
+            event.audio_end_ms, self._desk.carried_ms("up"), self._heard_caller_at
+        )
+        return (now if ended_at is None else ended_at) - silence_ms / 1000
 
     def _caller_transcribed(self, event: CallerTranscribed, _now: float) -> None:
         self._voice.conversation.caller_said(event.text)
@@ -443,6 +465,8 @@ class Call:
         """Play on; when everything was played, see what that means."""
         if self.termination is not None:
             return
+        if self._turns.has_sound_under_way:
+            self._turns.look_at_sound(now)
         self._voice.advance(now)
         if not self._voice.is_drained(now):
             return
@@ -472,6 +496,7 @@ class Call:
 
     def _say_last_words(self, reason: Reason, now: float) -> None:
         self._step("last words")
+        self._turns.finish(now)
         self._last_reason = reason
         if self._voice.unheard_ms(now) > self._options.last_words_s * 1000:
             # Nobody would wait for the end of all that, nor hear what comes behind it.
@@ -510,6 +535,7 @@ class Call:
         self, reason: Reason, now: float, *, provider_is_there: bool = True, detail: str = ""
     ) -> None:
         self._step("over")
+        self._turns.finish(now)
         self._voice.finish(now)
         self._leave_model(now)
         self._desk.tell_counts()

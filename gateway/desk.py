@@ -80,6 +80,7 @@ class Desk:
     facts: list[Fact] = field(default_factory=list)
     alarms: Alarms = field(default_factory=Alarms)
     _carried_ms: dict[Direction, float] = field(default_factory=dict)
+    _told_ms: dict[Direction, float] = field(default_factory=dict)
 
     def tell(self, fact: Fact) -> None:
         """Report what happened."""
@@ -104,12 +105,18 @@ class Desk:
         if duration_ms > 0:
             self.tell(AudioDropped(direction, reason, duration_ms))
 
-    def count(self, direction: Direction, duration_ms: float) -> None:
-        """Account for audio that was carried."""
+    def count(self, direction: Direction, duration_ms: float) -> bool:
+        """Account for audio that was carried; true once in a second of it, when it is told."""
         carried_ms = self._carried_ms.get(direction, 0.0) + duration_ms
         self._carried_ms[direction] = carried_ms
-        if carried_ms >= COUNT_EVERY_MS:
-            self._tell_count(direction)
+        if carried_ms < COUNT_EVERY_MS:
+            return False
+        self._tell_count(direction)
+        return True
+
+    def carried_ms(self, direction: Direction) -> float:
+        """All audio that was carried so far."""
+        return self._told_ms.get(direction, 0.0) + self._carried_ms.get(direction, 0.0)
 
     def tell_counts(self) -> None:
         """Report what was carried since the last time."""
@@ -118,5 +125,6 @@ class Desk:
 
     def _tell_count(self, direction: Direction) -> None:
         duration_ms = self._carried_ms.pop(direction)
+        self._told_ms[direction] = self._told_ms.get(direction, 0.0) + duration_ms
         if duration_ms > 0:
             self.tell(AudioCounted(direction, duration_ms))

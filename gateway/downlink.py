@@ -8,7 +8,7 @@ from collections import deque
 
 from gateway.audio.convert import Converter
 from gateway.events import PCM_24K, AudioDelta, AudioFormat, ProviderCommand
-from gateway.playout import Playout, PlayoutOptions
+from gateway.playout import Item, Playout, PlayoutOptions
 
 # Interrupted responses remembered; late audio of one older than this does not exist.
 CANCELLED_KEPT = 64
@@ -38,14 +38,15 @@ class Downlink:
         """How long a payload of the model is."""
         return len(payload) / self._session_audio.bytes_per_ms
 
-    def accept(self, delta: AudioDelta) -> None:
-        """Queue a delta; the first of another item ends the one before."""
+    def accept(self, delta: AudioDelta) -> Item:
+        """Queue a delta; the first of another item ends the one before. Returns its account."""
         key = (delta.item_id, delta.response_id, delta.content_index)
         if self._item != key:
             self.end_item()
             self._item = key
         item = self.playout.add(*key, self._converter.convert(delta.payload))
         item.received_ms += self.duration_ms(delta.payload)
+        return item
 
     def end_item(self) -> None:
         """No more audio comes for the present item: let out the filter's tail."""

@@ -196,10 +196,14 @@ class RealtimeRefused:
 
 @dataclass(frozen=True, slots=True)
 class SessionCreated:
-    """The first message of every session. ``expires_at`` is unix seconds, 0 if unsaid."""
+    """The first message of every session. ``expires_at`` is unix seconds, 0 if unsaid.
+
+    ``model`` is the model's own name, which a deployment's name need not tell; "" if unsaid.
+    """
 
     session_id: str
     expires_at: float
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -597,6 +601,14 @@ class RealtimeDialled:
 
 
 @dataclass(frozen=True, slots=True)
+class RealtimeOpened:
+    """A session answers, with the name it gives itself and the model it says it is ("": unsaid)."""
+
+    session_id: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class RealtimeLost:
     """A session that was open closed; ``is_expected`` when we closed it ourselves."""
 
@@ -617,6 +629,22 @@ class CallReady:
     """The session took our options: the conversation can start. Measured from the start message."""
 
     setup_s: float
+
+
+SetUpStage = Literal["start", "admission", "dial", "configure", "first_audio"]
+
+
+@dataclass(frozen=True, slots=True)
+class SetUpTimed:
+    """One stage of a call's beginning, told when it is over.
+
+    start: socket opened to start message. admission: from there until the call was taken. dial:
+    until the line to the model was open, second attempts included. configure: until the session
+    took our options. first_audio: until the first sound of the greeting left.
+    """
+
+    stage: SetUpStage
+    duration_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -660,6 +688,81 @@ class TurnAnswered:
     """From the end of the caller's speech (as the model saw it) to our first audio out."""
 
     latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTimed:
+    """One turn from the caller's last sound to the first sound of the answer in the caller's ear.
+
+    endpointing: caller silent (by the model's audio clock) to ``speech_stopped`` here. model: to
+    the first audio here. conversion: to audio in the provider's format. send: to the end of our
+    write. provider_buffer: to the caller's ear, by marks, else by the clock of what was sent.
+    """
+
+    endpointing_s: float
+    model_s: float
+    conversion_s: float
+    send_s: float
+    provider_buffer_s: float
+
+    @property
+    def total_s(self) -> float:
+        """The whole turn: nothing but its stages."""
+        return sum(seconds for _, seconds in self.stages())
+
+    def stages(self) -> tuple[tuple[str, float], ...]:
+        """Each stage by its name, in their order."""
+        return (
+            ("endpointing", self.endpointing_s),
+            ("model", self.model_s),
+            ("conversion", self.conversion_s),
+            ("send", self.send_s),
+            ("provider_buffer", self.provider_buffer_s),
+        )
+
+    def with_way_out(self, conversion_s: float, send_s: float) -> "TurnTimed":
+        """With the driver's part told apart from the provider's."""
+        rest_s = max(0.0, self.provider_buffer_s - conversion_s - send_s)
+        return TurnTimed(self.endpointing_s, self.model_s, conversion_s, send_s, rest_s)
+
+
+TurnOutcome = Literal["interrupted", "timed_out", "ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLost:
+    """A turn whose answer was not heard, as far as we know: it is in no latency.
+
+    outcome: interrupted (the caller went on), timed_out (given up), ended (the call was over).
+    """
+
+    outcome: TurnOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class DeadAir:
+    """The caller heard nothing for this long (3 s or more) while it was the agent's turn."""
+
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Underrun:
+    """The phone ran dry in the middle of what the agent said; ``gap_ms`` until more came."""
+
+    gap_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSeen:
+    """So much audio waited in the gateway.
+
+    down: agent audio ahead of the phone's buffer, looked at once in a second of it. up: caller
+    audio that was kept until a session listened.
+    """
+
+    direction: Direction
+    queued_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -720,6 +823,18 @@ class TokensUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class CostIncurred:
+    """What one response costs by the list prices in force; ``model`` is a name of that list.
+
+    Of a model without a price ``model`` is "" and the cost is 0; ``tokens`` are then unpriced.
+    """
+
+    model: str
+    cost_usd: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class RealtimeErrorSeen:
     """An error event or a failed response, by code."""
 
@@ -767,7 +882,7 @@ class StateChanged:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The one record of an accepted call."""
+    """The one record of an accepted call; ``cost_usd`` is added by whoever knows prices."""
 
     termination: Termination
     duration_s: float
@@ -776,19 +891,27 @@ class CallEnded:
     received_ms: float
     heard_ms: float
     detail: str = ""
+    cost_usd: float = 0.0
 
 
 Fact = (
     CallBegan
     | RealtimeDialled
+    | RealtimeOpened
     | RealtimeLost
     | RealtimeReconnected
     | CallReady
+    | SetUpTimed
     | AudioCounted
     | AudioDropped
     | RelayMeasured
     | FirstAudioSent
     | TurnAnswered
+    | TurnTimed
+    | TurnLost
+    | DeadAir
+    | Underrun
+    | QueueSeen
     | TurnTimedOut
     | BargedIn
     | BargeInConfirmed
@@ -797,6 +920,7 @@ Fact = (
     | DtmfEntered
     | ToolCalled
     | TokensUsed
+    | CostIncurred
     | RealtimeErrorSeen
     | RateLimitSeen
     | FrameRejected

@@ -30,6 +30,8 @@ from gateway.events import (
     CallEnded,
     CallerSpoke,
     CallReady,
+    CostIncurred,
+    DeadAir,
     DtmfEntered,
     Fact,
     FirstAudioSent,
@@ -37,19 +39,25 @@ from gateway.events import (
     ItemPlayed,
     MarksLost,
     PromptPlayed,
+    QueueSeen,
     RateLimitSeen,
     RealtimeDialled,
     RealtimeErrorSeen,
     RealtimeLost,
+    RealtimeOpened,
     RealtimeReconnected,
     RelayMeasured,
     Result,
+    SetUpTimed,
     Severity,
     StateChanged,
     TokensUsed,
     ToolCalled,
     TurnAnswered,
+    TurnLost,
+    TurnTimed,
     TurnTimedOut,
+    Underrun,
 )
 
 Format = Literal["auto", "json", "console"]
@@ -368,6 +376,11 @@ def _tokens(fact: TokensUsed) -> _Line:
     return _Line(logging.DEBUG, "tokens_used", _fields_of(fact.usage))
 
 
+def _turn_timed(fact: TurnTimed) -> _Line:
+    fields = {"total_s": _brief(fact.total_s)} | _fields_of(fact)
+    return _Line(logging.INFO, "turn_timed", fields)
+
+
 def _realtime_error(fact: RealtimeErrorSeen) -> _Line:
     return _Line(_ERROR_LEVELS[fact.severity], "realtime_error", _fields_of(fact))
 
@@ -382,14 +395,21 @@ def _call_ended(fact: CallEnded) -> _Line:
 _LINES: Mapping[type, _LineOf | None] = {
     CallBegan: _plain(logging.INFO, "call_began"),
     RealtimeDialled: _dialled,
+    RealtimeOpened: _plain(logging.INFO, "realtime_opened"),
     RealtimeLost: _lost,
     RealtimeReconnected: _plain(logging.WARNING, "realtime_reconnected"),
     CallReady: _plain(logging.INFO, "call_ready"),
+    SetUpTimed: _plain(logging.DEBUG, "set_up_timed"),
     AudioCounted: None,
     AudioDropped: _audio_dropped,
     RelayMeasured: None,
     FirstAudioSent: _plain(logging.INFO, "first_audio_sent"),
     TurnAnswered: _plain(logging.INFO, "turn_answered"),
+    TurnTimed: _turn_timed,
+    TurnLost: _plain(logging.INFO, "turn_lost"),
+    DeadAir: _plain(logging.WARNING, "dead_air"),
+    Underrun: _plain(logging.WARNING, "underrun"),
+    QueueSeen: None,
     TurnTimedOut: _plain(logging.WARNING, "turn_timed_out"),
     BargedIn: _plain(logging.INFO, "barged_in"),
     BargeInConfirmed: _plain(logging.INFO, "barge_in_confirmed"),
@@ -398,6 +418,7 @@ _LINES: Mapping[type, _LineOf | None] = {
     DtmfEntered: _plain(logging.DEBUG, "dtmf_entered"),
     ToolCalled: _plain(logging.INFO, "tool_called"),
     TokensUsed: _tokens,
+    CostIncurred: _plain(logging.DEBUG, "cost_incurred"),
     RealtimeErrorSeen: _realtime_error,
     RateLimitSeen: _plain(logging.DEBUG, "rate_limit_seen"),
     FrameRejected: _plain(logging.WARNING, "frame_rejected", "detail"),
@@ -417,6 +438,8 @@ def _sample_key(fact: Fact) -> tuple[str, ...] | None:
             return ("audio", direction, reason)
         case RealtimeErrorSeen(code=code):
             return ("error", code)
+        case Underrun():
+            return ("underrun",)
         case _:
             return None
 

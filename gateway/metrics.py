@@ -35,6 +35,8 @@ from gateway.events import (
     CallEnded,
     CallerSpoke,
     CallReady,
+    CostIncurred,
+    DeadAir,
     Direction,
     DtmfEntered,
     Fact,
@@ -43,22 +45,33 @@ from gateway.events import (
     ItemPlayed,
     MarksLost,
     PromptPlayed,
+    QueueSeen,
     RateLimitSeen,
     RealtimeDialled,
     RealtimeErrorSeen,
     RealtimeLost,
+    RealtimeOpened,
     RealtimeReconnected,
     RelayMeasured,
+    SetUpStage,
+    SetUpTimed,
     Side,
     StateChanged,
     Termination,
     TokensUsed,
     ToolCalled,
     TurnAnswered,
+    TurnLost,
+    TurnOutcome,
+    TurnTimed,
     TurnTimedOut,
+    Underrun,
 )
 
 _OTHER = "other"
+_TURN_STAGES = tuple(stage for stage, _ in TurnTimed(0, 0, 0, 0, 0).stages())
+# Agent audio dropped before it got an account of what was heard of it.
+_NEVER_QUEUED = frozenset({"cancelled", "overflow"})
 _DIRECTIONS = get_args(Direction)
 _SIDES = get_args(Side)
 _DIAL_RESULTS = (
@@ -164,6 +177,12 @@ _TOKENS = (
 _SETUP_BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10)
 _RELAY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _TURN_BUCKETS = (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 30)
+_STAGE_BUCKETS = (
+    *(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3),
+    *(5, 10, 30),
+)
+_DEAD_AIR_BUCKETS = (3, 4, 6, 8, 10, 15, 30)
+_QUEUE_BUCKETS = (0, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 240)
 _BARGEIN_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _HEARD_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 1, 2)
 _LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1)
@@ -251,7 +270,10 @@ class _CallSeries:
         self.started = make.counters(
             "calls_started", "Calls admitted.", provider=providers, agent=agents
         )
-        self.active = make.gauges("calls_active", "Calls right now.", provider=providers)
+        self.active = make.gauges(
+            "calls_active", "Calls right now.", provider=providers, agent=agents
+        )
+        self.waiting = make.gauge("calls_waiting", "Sockets that have yet to say which call.")
         self.limit = make.gauge("calls_limit", "Calls that may run at the same time.")
         self.ended = make.paired(
             "calls_ended",
@@ -268,6 +290,12 @@ class _CallSeries:
         self.setup_s = make.histogram(
             "call_setup_seconds", "From the start message to a ready session.", _SETUP_BUCKETS
         )
+        self.setup_stage_s = make.histograms(
+            "call_setup_stage_seconds",
+            "Set-up by stage; first_audio: from a ready session to the greeting's first sound.",
+            _STAGE_BUCKETS,
+            stage=get_args(SetUpStage),
+        )
         self.first_audio_s = make.histogram(
             "first_audio_seconds", "From the start message to the first sound.", _SETUP_BUCKETS
         )
@@ -283,8 +311,31 @@ class _TurnSeries:
     """What makes a conversation feel quick."""
 
     def __init__(self, make: _Maker) -> None:
+        self.total_s = make.histogram(
+            "turn_seconds",
+            "Caller silent to answer heard: the sum of its stages.",
+            _TURN_BUCKETS,
+        )
+        self.stage_s = make.histograms(
+            "turn_stage_seconds",
+            "Turns by stage: to speech_stopped, to first audio, converted, sent, heard.",
+            _STAGE_BUCKETS,
+            stage=_TURN_STAGES,
+        )
+        self.outcomes = make.counters(
+            "turns",
+            "Turns of callers; those not answered are in no latency.",
+            outcome=("answered", *get_args(TurnOutcome)),
+        )
+        self.dead_air_s = make.histogram(
+            "dead_air_seconds",
+            "Silences of 3 s and more while it was the agent's turn.",
+            _DEAD_AIR_BUCKETS,
+        )
         self.latency_s = make.histogram(
-            "turn_latency_seconds", "End of speech to first sound of the answer.", _TURN_BUCKETS
+            "turn_latency_seconds",
+            "Heard of the end of speech to first sound of the answer sent.",
+            _TURN_BUCKETS,
         )
         self.timeouts = make.counters(
             "turn_timeouts", "Answers that did not come.", outcome=("retried", "gave_up")
@@ -314,8 +365,23 @@ class _AudioSeries:
             direction=_DIRECTIONS,
             reason=_DROP_REASONS,
         )
+        self.generated_ms = make.counter(
+            "audio_generated_ms", "Agent speech the model sent, in milliseconds."
+        )
         self.unheard_ms = make.counter(
-            "audio_unheard_ms", "Agent speech the caller did not hear, in milliseconds."
+            "audio_unheard_ms", "Of that, what the caller did not hear, in milliseconds."
+        )
+        self.underruns = make.counter(
+            "underruns", "Times a phone ran dry in the middle of what the agent said."
+        )
+        self.underrun_ms = make.counter(
+            "underrun_ms", "Silence callers heard in the middle of it, in milliseconds."
+        )
+        self.queue_s = make.histograms(
+            "queue_seconds",
+            "Audio waiting: down, unsent, once in a second of it; up, kept until a session began.",
+            _QUEUE_BUCKETS,
+            direction=_DIRECTIONS,
         )
         self.relay_s = make.histograms(
             "relay_latency_seconds",
@@ -329,7 +395,7 @@ class _AudioSeries:
 
 
 class _RealtimeSeries:
-    """The line to the model and what it costs."""
+    """The line to the model."""
 
     def __init__(self, make: _Maker) -> None:
         self.connects = make.counters(
@@ -352,12 +418,6 @@ class _RealtimeSeries:
         self.errors = make.counters(
             "realtime_errors", "Error events and failed responses.", code=_ERROR_CODES
         )
-        self.tokens = make.paired(
-            "realtime_tokens",
-            "Tokens used; text and audio do not include the cached ones.",
-            ("direction", "kind"),
-            _TOKENS,
-        )
         self.remaining = make.gauges(
             "realtime_rate_limit_remaining", "What the service last said is left.", limit=_LIMITS
         )
@@ -372,6 +432,22 @@ class _RealtimeSeries:
         )
 
 
+class _CostSeries:
+    """What was used of the model, and what that costs."""
+
+    def __init__(self, make: _Maker, models: Sequence[str]) -> None:
+        self.tokens = make.paired(
+            "realtime_tokens",
+            "Tokens used; text and audio do not include the cached ones.",
+            ("direction", "kind"),
+            _TOKENS,
+        )
+        self.cost_usd = make.counters(
+            "cost_usd", "Cost of the tokens by list price, an estimate.", model=models
+        )
+        self.unpriced = make.counter("unpriced_tokens", "Tokens of models that have no price.")
+
+
 class _ProcessSeries:
     """The state of the process, or of the workers together."""
 
@@ -379,6 +455,9 @@ class _ProcessSeries:
         self.ready = make.gauge("ready", "1 while new calls are welcome.")
         self.draining = make.gauge("draining", "1 while waiting for the last calls.")
         self.insecure = make.gauge("insecure_mode", "1 when callers need no proof of origin.")
+        self.drain_calls = make.counter(
+            "drain_calls", "Calls that were going on when a drain began."
+        )
         self.workers = make.gauge("workers", "Processes that take calls.")
         self.restarts = make.counter("worker_restarts", "Workers that died and were replaced.")
         self.loop_lag_s = make.histogram(
@@ -398,12 +477,14 @@ class Metrics:
         registry: CollectorRegistry,
         providers: Sequence[str] = ("twilio", "asterisk"),
         agents: Sequence[str] = ("default",),
+        models: Sequence[str] = (),
     ) -> None:
         make = _Maker(registry)
         self.calls = _CallSeries(make, _with_other(providers), _with_other(agents))
         self.turns = _TurnSeries(make)
         self.audio = _AudioSeries(make)
         self.realtime = _RealtimeSeries(make)
+        self.costs = _CostSeries(make, _with_other(models))
         self.process = _ProcessSeries(make)
         build = Info("gateway_build", "What is running.", registry=registry)
         build.info(
@@ -426,6 +507,15 @@ class Metrics:
     def auth_failed(self, kind: str) -> None:
         """A request had no valid proof of origin; the ``kind`` of ``errors.AuthRejected``."""
         self.calls.auth_failures.of(kind).inc()
+
+    def socket_waits(self, count: int) -> None:
+        """So many sockets more (or less) have yet to say which call they are."""
+        self.calls.waiting.inc(count)
+
+    def drain_began(self, calls: int) -> None:
+        """No new calls are taken; so many are going on."""
+        self.process.drain_calls.inc(calls)
+        self.set_draining(is_draining=True)
 
     def loop_lag(self, lag_s: float) -> None:
         """A timer of the event loop ran this late."""
@@ -510,7 +600,7 @@ class CallMetrics:
         if self._active is not None:
             return
         self._metrics.calls.started.of(fact.provider, fact.agent).inc()
-        self._active = self._metrics.calls.active.of(fact.provider)
+        self._active = self._metrics.calls.active.of(fact.provider, fact.agent)
         self._active.inc()
 
     def _call_ready(self, fact: CallReady) -> None:
@@ -518,6 +608,9 @@ class CallMetrics:
             self._is_ready = True
             self._metrics.calls.setup.of("ok").inc()
             self._metrics.calls.setup_s.observe(fact.setup_s)
+
+    def _set_up_timed(self, fact: SetUpTimed) -> None:
+        self._metrics.calls.setup_stage_s.of(fact.stage).observe(fact.duration_s)
 
     def _call_ended(self, fact: CallEnded) -> None:
         if self._active is None:
@@ -553,7 +646,11 @@ class CallMetrics:
         _add(self._metrics.audio.carried_ms.of(fact.direction), fact.duration_ms)
 
     def _audio_dropped(self, fact: AudioDropped) -> None:
-        _add(self._metrics.audio.dropped_ms.of(fact.direction, fact.reason), fact.duration_ms)
+        audio = self._metrics.audio
+        _add(audio.dropped_ms.of(fact.direction, fact.reason), fact.duration_ms)
+        if fact.direction == "down" and fact.reason in _NEVER_QUEUED:
+            _add(audio.generated_ms, fact.duration_ms)
+            _add(audio.unheard_ms, fact.duration_ms)
 
     def _relayed(self, fact: RelayMeasured) -> None:
         self._metrics.audio.relay_s.of(fact.direction).observe(fact.latency_s)
@@ -563,6 +660,33 @@ class CallMetrics:
 
     def _turn_answered(self, fact: TurnAnswered) -> None:
         self._metrics.turns.latency_s.observe(fact.latency_s)
+
+    def _turn_timed(self, fact: TurnTimed) -> None:
+        turns = self._metrics.turns
+        turns.outcomes.of("answered").inc()
+        turns.total_s.observe(fact.total_s)
+        for stage, duration_s in fact.stages():
+            turns.stage_s.of(stage).observe(duration_s)
+
+    def _turn_lost(self, fact: TurnLost) -> None:
+        self._metrics.turns.outcomes.of(fact.outcome).inc()
+
+    def _dead_air(self, fact: DeadAir) -> None:
+        self._metrics.turns.dead_air_s.observe(fact.duration_s)
+
+    def _underrun(self, fact: Underrun) -> None:
+        self._metrics.audio.underruns.inc()
+        _add(self._metrics.audio.underrun_ms, fact.gap_ms)
+
+    def _queue_seen(self, fact: QueueSeen) -> None:
+        self._metrics.audio.queue_s.of(fact.direction).observe(fact.queued_ms / 1000)
+
+    def _cost_incurred(self, fact: CostIncurred) -> None:
+        costs = self._metrics.costs
+        if fact.model:
+            _add(costs.cost_usd.of(fact.model), fact.cost_usd)
+        else:
+            _add(costs.unpriced, fact.tokens)
 
     def _turn_timed_out(self, fact: TurnTimedOut) -> None:
         self._metrics.turns.timeouts.of("gave_up" if fact.is_final else "retried").inc()
@@ -574,6 +698,7 @@ class CallMetrics:
         self._metrics.turns.bargein_heard_s.observe(fact.heard_after_ms / 1000)
 
     def _item_played(self, fact: ItemPlayed) -> None:
+        _add(self._metrics.audio.generated_ms, fact.received_ms)
         _add(self._metrics.audio.unheard_ms, fact.received_ms - fact.heard_ms)
 
     def _dtmf_entered(self, _: DtmfEntered) -> None:
@@ -583,7 +708,7 @@ class CallMetrics:
         self._metrics.turns.tools.of(fact.result).inc()
 
     def _tokens_used(self, fact: TokensUsed) -> None:
-        usage, tokens = fact.usage, self._metrics.realtime.tokens
+        usage, tokens = fact.usage, self._metrics.costs.tokens
         _add(tokens.of("input", "text"), usage.input_text - usage.input_cached_text)
         _add(tokens.of("input", "audio"), usage.input_audio - usage.input_cached_audio)
         _add(tokens.of("input", "cached_text"), usage.input_cached_text)
@@ -606,21 +731,28 @@ class CallMetrics:
     def _prompt_played(self, fact: PromptPlayed) -> None:
         self._metrics.turns.prompts.of(fact.name).inc()
 
-    def _not_measured(self, _: CallerSpoke | StateChanged) -> None:
+    def _not_measured(self, _: CallerSpoke | RealtimeOpened | StateChanged) -> None:
         """These are for logs and tapes."""
 
     _OBSERVERS: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = MappingProxyType(
         {
             CallBegan: _call_began,
             RealtimeDialled: _dialled,
+            RealtimeOpened: _not_measured,
             RealtimeLost: _lost,
             RealtimeReconnected: _reconnected,
             CallReady: _call_ready,
+            SetUpTimed: _set_up_timed,
             AudioCounted: _audio_counted,
             AudioDropped: _audio_dropped,
             RelayMeasured: _relayed,
             FirstAudioSent: _first_audio,
             TurnAnswered: _turn_answered,
+            TurnTimed: _turn_timed,
+            TurnLost: _turn_lost,
+            DeadAir: _dead_air,
+            Underrun: _underrun,
+            QueueSeen: _queue_seen,
             TurnTimedOut: _turn_timed_out,
             BargedIn: _barged_in,
             BargeInConfirmed: _barge_in_confirmed,
@@ -629,6 +761,7 @@ class CallMetrics:
             DtmfEntered: _dtmf_entered,
             ToolCalled: _tool_called,
             TokensUsed: _tokens_used,
+            CostIncurred: _cost_incurred,
             RealtimeErrorSeen: _realtime_error,
             RateLimitSeen: _rate_limit,
             FrameRejected: _frame_rejected,

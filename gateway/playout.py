@@ -103,6 +103,8 @@ class Playout:
         self._current: Item | None = None
         self._cut: _Cut | None = None
         self._wake_at: float | None = None
+        # How long the phone was dry in the middle of an item; set back by whoever tells of it.
+        self.gap_ms = 0.0
         self.marks_are_lost = not options.has_marks
 
     # ------------------------------------------------------------------ taking audio in
@@ -157,6 +159,7 @@ class Playout:
         ahead = self._ahead(now)
         if self._queued and not self._is_paused and ahead <= self._refill_at:
             if self._is_silent(now):
+                self._note_gap(now)
                 self._anchor = (self._sent, now)
             while ahead < self._lead and (piece := self._take()):
                 commands.append(PlayAudio(piece, 0.0 if commands else asked_at))
@@ -166,6 +169,14 @@ class Playout:
                     commands.append(self._mark())
         self._plan(now)
         return commands
+
+    def _note_gap(self, now: float) -> None:
+        """The phone is silent; if it stopped in the middle of an item that goes on, it ran dry."""
+        item = self._current
+        if item is None or not item.spans or len(item.pending) < self._frame:
+            return
+        if item.spans[-1][1] == self._sent:
+            self.gap_ms += max(0.0, now - self._due_at(self._sent)) * 1000
 
     def _mark(self) -> SendMark:
         self._mark_count += 1
@@ -232,6 +243,18 @@ class Playout:
         if self._marks and not self.marks_are_lost:
             return False
         return self._position(now) >= self._sent
+
+    def heard_since(self, item: Item, now: float) -> float | None:
+        """When the phone began to play an item: by its first mark, else by the clock.
+
+        None while it has not, or while its mark has yet to come back.
+        """
+        if not item.spans:
+            return None
+        start = item.spans[0][0]
+        at = self._due_at(start)
+        is_heard = at <= now if self.marks_are_lost else self._confirmed > start
+        return at if is_heard else None
 
     def is_drained(self, now: float) -> bool:
         """No whole frame is queued and everything sent has been played."""

@@ -10,6 +10,7 @@ from gateway.events import (
     RealtimeConnected,
     RealtimeDialled,
     RealtimeLost,
+    RealtimeOpened,
     RealtimeRefused,
     SessionCreated,
 )
@@ -81,8 +82,14 @@ class Session:
         self._desk.to_realtime.append(DialRealtime(delay_s, left_s, event.result == "401"))
         return True
 
+    @property
+    def open_since(self) -> float | None:
+        """When the line was opened; None while there is none."""
+        return self._open_since
+
     def created(self, event: SessionCreated, now: float) -> None:
-        """The model says how long this session may live."""
+        """The model says what it is and how long this session may live."""
+        self._desk.tell(RealtimeOpened(event.session_id, event.model))
         expires_at = event.expires_at - self._unix_offset_s
         # One that ends sooner is a clock that is wrong; its end is met when it comes.
         if expires_at - ROLLOVER_MARGIN_S > now + RENEWAL_PAUSE_S:

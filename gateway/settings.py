@@ -45,6 +45,7 @@ from gateway.events import (
     SessionOptions,
     TurnDetection,
 )
+from gateway.prices import read_prices
 
 Dialect = Literal["ga", "preview"]
 Credential = Literal["key", "entra"]
@@ -564,6 +565,14 @@ class Settings(_Table):
         le=10_000_000_000,
     )
 
+    prices: str = _setting(
+        "GATEWAY_PRICES",
+        "",
+        "TOML file with the list prices of models, by date; empty = the shipped one",
+        "prices change, and yours may be others",
+        accepted="a file such as gateway/prices.toml",
+    )
+
     # -- sounds
     apology_file: str = _setting(
         "GATEWAY_APOLOGY_FILE",
@@ -611,6 +620,13 @@ class Settings(_Table):
             read_certificate(value)
         return value
 
+    @field_validator("prices", mode="after")
+    @classmethod
+    def _are_prices(cls, value: str) -> str:
+        if value:
+            read_prices(value)
+        return value
+
     @field_validator("public_url", mode="after")
     @classmethod
     def _base_url(cls, value: str) -> str:
@@ -650,6 +666,11 @@ class Settings(_Table):
     def dialect(self) -> Dialect:
         """The Realtime API's dialect; only Azure still has a preview."""
         return "preview" if self.uses_azure and self.openai_api_version else "ga"
+
+    @property
+    def model_name(self) -> str:
+        """What the model is called in the settings; a deployment may be called anything."""
+        return self.azure_openai_deployment_name if self.uses_azure else self.realtime_model
 
     @property
     def credential(self) -> Credential:

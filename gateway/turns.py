@@ -8,12 +8,14 @@ from gateway.events import (
     AudioDelta,
     CancelResponse,
     CreateResponse,
+    Fact,
     FirstAudioSent,
     FunctionCalled,
     RealtimeErrorSeen,
     ResponseDone,
     SendFunctionOutput,
     SessionOptions,
+    SetUpTimed,
     Severity,
     StateChanged,
     TokensUsed,
@@ -24,6 +26,7 @@ from gateway.events import (
 )
 from gateway.states import TURN, Machine, Turn
 from gateway.voice import Voice
+from gateway.waiting import OwedSilence, TurnTimer
 
 # A failed answer is asked for again after this, or after the service's hint if that is bearable.
 RETRY_AFTER_S: Final = 0.5
@@ -62,6 +65,11 @@ class Turns:
         self._given_up = 0
         self._speech_stopped_at: float | None = None
         self._has_sounded = False
+        self._greeted_at: float | None = None
+        self._timer = TurnTimer()
+        self._silence = OwedSilence()
+        if options.greeting:
+            self._silence.begins(began)
         self.wants_to_hang_up = False
         self.count = 0
 
@@ -100,14 +108,18 @@ class Turns:
         if self._options.allow_barge_in or self.state is not Turn.SPEAKING:
             self.interrupt(now, server_cancels=_server_cancels(self._options.session))
 
-    def speech_stopped(self, now: float) -> None:
-        """The caller's turn is over, unless it was a mm-hm under the agent's voice."""
+    def speech_stopped(self, now: float, spoke_until: float | None = None) -> None:
+        """The caller's turn is over, unless it was a mm-hm under the agent's voice.
+
+        ``spoke_until`` is the moment of the caller's last sound, as far as that is known.
+        """
         self._hear_no_more()
         self.count += 1
         if self._talks_on(now):
             return
         self._speech_stopped_at = now
         if self._options.session.turn_detection.create_response:
+            self._tell_all(self._timer.began(now if spoke_until is None else spoke_until, now))
             self._answers.expect()
             self._owe_answer(now)
         else:
@@ -131,6 +143,8 @@ class Turns:
         """The caller takes the turn, by voice or by keys."""
         self._settle_debt()
         self._desk.silence("idle", "retry")
+        self._tell_all(self._timer.lost("interrupted") + self._silence.ends(now))
+        self._greeted_at = None
         self.wants_to_hang_up = False
         active = self._answers.interrupt()
         self._voice.cancel(self._answers.latest)
@@ -140,6 +154,11 @@ class Turns:
         self._step("caller speaks")
 
     # ------------------------------------------------------------------ the answer
+
+    def greet(self, command: CreateResponse, now: float) -> None:
+        """The session is ready: ask for the agent's first words."""
+        self._greeted_at = now
+        self.ask(command, now)
 
     def ask(self, command: CreateResponse, now: float) -> None:
         """Ask for an answer, now or as soon as the running one is done."""
@@ -183,6 +202,7 @@ class Turns:
     def _watch_answer(self, now: float) -> None:
         """While the phone still plays, nobody is waiting yet."""
         if self._voice.is_drained(now):
+            self._silence.begins(now)
             self._desk.alarms["answer"] = now + self._options.answer_s
             self._desk.alarms["give up"] = now + self._options.give_up_s
 
@@ -190,11 +210,17 @@ class Turns:
         """Nothing came for a while: let the caller hear that we are still there."""
         if not self.caller_speaks and self._voice.is_drained(now):
             self._desk.tell(TurnTimedOut(is_final=False))
-            self._voice.play_prompt("filler", now)
+            self._fill_pause(now)
+
+    def _fill_pause(self, now: float) -> None:
+        """Without a recording the silence goes on."""
+        if self._voice.play_prompt("filler", now):
+            self._tell_all(self._silence.ends(now))
 
     def answer_never_came(self) -> bool:
         """The session is of no use; false when the one before was not either."""
         self._desk.tell(TurnTimedOut(is_final=True))
+        self._tell_all(self._timer.lost("timed_out"))
         self._given_up += 1
         return self._given_up < GIVE_UPS_LIMIT
 
@@ -229,12 +255,39 @@ class Turns:
             self._note_sound(now)
 
     def _note_sound(self, now: float) -> None:
+        self._tell_all(self._silence.ends(now))
         if not self._has_sounded:
-            self._has_sounded = True
-            self._desk.tell(FirstAudioSent(now - self._began))
+            self._note_first_sound(now)
         if self._speech_stopped_at is not None:
             self._desk.tell(TurnAnswered(now - self._speech_stopped_at))
             self._speech_stopped_at = None
+        if self._timer.is_waiting:
+            self._timer.sounded(now)
+            self._voice.watch()
+
+    def _note_first_sound(self, now: float) -> None:
+        self._has_sounded = True
+        self._desk.tell(FirstAudioSent(now - self._began))
+        if self._greeted_at is not None:
+            self._desk.tell(SetUpTimed("first_audio", now - self._greeted_at))
+
+    @property
+    def has_sound_under_way(self) -> bool:
+        """The first sound of an answer was sent, and nobody knows yet when it is heard."""
+        return self._timer.is_sent
+
+    def look_at_sound(self, now: float) -> None:
+        """See whether the caller hears the answer by now."""
+        at = self._voice.heard_since(now)
+        if at is not None:
+            self._desk.tell(self._timer.heard(at))
+
+    def finish(self, now: float) -> None:
+        """The call is over: nobody waits any more."""
+        self._tell_all(self._timer.lost("ended") + self._silence.ends(now))
+
+    def _tell_all(self, facts: list[Fact]) -> None:
+        self._desk.facts.extend(facts)
 
     def _refuse_more(self, delta: AudioDelta, duration_ms: float) -> None:
         """The caller is minutes behind: stop the model rather than grow."""
@@ -307,7 +360,7 @@ class Turns:
         if self._answers.failures > 1 or hint_s > RETRY_HINT_LIMIT_S:
             return False
         self._settle_debt()
-        self._voice.play_prompt("filler", now)
+        self._fill_pause(now)
         self._desk.alarms["retry"] = now + max(hint_s, RETRY_AFTER_S)
         return True
 
@@ -318,9 +371,11 @@ class Turns:
                 self._step("answer over")
             return
         if self.is_owed or (self._answers.active and self.state is Turn.SPEAKING):
+            self._silence.begins(now)
             if "give up" not in self._desk.alarms:
                 self._watch_answer(now)
         elif not self._answers.is_pending and "retry" not in self._desk.alarms:
+            self._tell_all(self._silence.ends(now))
             self._step("answer over")
             if "idle" not in self._desk.alarms:
                 self.wait_for_caller(now)
@@ -339,6 +394,7 @@ class Turns:
 
     def owe_nothing(self, now: float) -> None:
         """What seemed to be words was none: the turn is the caller's."""
+        self._tell_all(self._timer.lost("timed_out") + self._silence.ends(now))
         self._settle_debt()
         self._step("answer over")
         self.wait_for_caller(now)

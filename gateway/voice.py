@@ -18,10 +18,12 @@ from gateway.events import (
     PromptPlayed,
     ProviderCommand,
     QueryPlayout,
+    QueueSeen,
     SendMark,
     TruncateItem,
+    Underrun,
 )
-from gateway.playout import Heard, Playout, PlayoutOptions
+from gateway.playout import Heard, Item, Playout, PlayoutOptions
 
 # A model counts a little less than it sent (85 ms seen, pipecat#2106): near the end is the end.
 TRUNCATE_MARGIN_MS: Final = 100
@@ -40,6 +42,8 @@ class Voice:
         self._downlink = Downlink(options.session.audio, _playout_options(started, options))
         self._playout = self._downlink.playout
         self._foreign_items: tuple[str, ...] = ()
+        self._newest: Item | None = None
+        self._watched: Item | None = None
         self._cleared: tuple[float, float] | None = None
         self._queries = 0
         self._queried_at = 0.0
@@ -57,7 +61,7 @@ class Voice:
 
     def play(self, delta: AudioDelta, now: float) -> bool:
         """Queue a delta and hand over what may go; true when something went."""
-        self._downlink.accept(delta)
+        self._newest = self._downlink.accept(delta)
         commands = self._playout.release(now, now)
         self._hand_over(commands)
         return bool(commands)
@@ -65,14 +69,27 @@ class Voice:
     def _hand_over(self, commands: Sequence[ProviderCommand]) -> None:
         if commands:
             self._desk.to_provider.extend(commands)
-            self._desk.count("down", self._playout.sent_ms(commands))
+            if self._desk.count("down", self._playout.sent_ms(commands)):
+                self._desk.tell(QueueSeen("down", self._playout.queued_ms()))
+            if self._playout.gap_ms:
+                self._desk.tell(Underrun(self._playout.gap_ms))
+                self._playout.gap_ms = 0.0
 
-    def play_prompt(self, name: str, now: float) -> None:
-        """Let the caller hear a local recording, behind what is queued; none is no error."""
+    def watch(self) -> None:
+        """Look out for the moment the sound that was just taken in is heard."""
+        self._watched = self._newest
+
+    def heard_since(self, now: float) -> float | None:
+        """When the caller began to hear what is watched; None while that is not known."""
+        return self._playout.heard_since(self._watched, now) if self._watched else None
+
+    def play_prompt(self, name: str, now: float) -> bool:
+        """Let the caller hear a local recording, behind what is queued; false if there is none."""
         pcm = self._options.prompts.get(name, b"")
         if pcm:
             self._desk.tell(PromptPlayed(name))
             self._hand_over(self._downlink.play_prompt(name, pcm, now))
+        return bool(pcm)
 
     def duration_ms(self, delta: AudioDelta) -> float:
         """How long a delta is."""

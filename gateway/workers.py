@@ -45,6 +45,7 @@ from gateway.frontdesk import (
 )
 from gateway.listener import shared_socket
 from gateway.metrics import Metrics
+from gateway.prices import read_prices
 from gateway.settings import Settings
 from gateway.tally import FOLDER_VARIABLE, Tally, page_registry
 from gateway.tls import server_tls
@@ -119,7 +120,8 @@ class Crew:
         # A second series beside each counter, which nobody asked for.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types here
         own = CollectorRegistry()
-        self._metrics = Metrics(own, tuple(doors_of(settings)), tuple(settings.agents))
+        models = read_prices(settings.prices).models
+        self._metrics = Metrics(own, tuple(doors_of(settings)), tuple(settings.agents), models)
         self._tally = Tally(own, self._pids)
         self._page = page_registry(self._tally, self._pids)
         self._metrics.set_insecure(is_insecure=settings.insecure)

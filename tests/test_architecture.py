@@ -69,10 +69,13 @@ ROOMS = {
     "downlink": _room("events audio.* playout", _PURE),
     "answers": _room("events", _PURE),
     "desk": _room("events", _PURE),
+    "waiting": _room("events", _PURE),
     "voice": _room("events desk conversation downlink playout", _PURE),
     "session": _room("events desk states conversation", _PURE),
-    "turns": _room("events desk states answers voice", _PURE),
-    "call": _room("events errors desk states session turns uplink voice playout audio.*", _PURE),
+    "turns": _room("events desk states answers voice waiting", _PURE),
+    "call": _room(
+        "events errors desk states session turns uplink voice waiting playout audio.*", _PURE
+    ),
     "providers": _room("events errors", _PURE),
     "providers.table": _room("errors events providers providers.*", _IO),
     "providers.wire": _room("events", _IO | _CLOCK | _DICE),
@@ -91,8 +94,9 @@ ROOMS = {
         "errors realtime", (_IO - {"asyncio"}) | _CLOCK | (_DICE - {"random"}) | _WIRE
     ),
     "admission": _room("events errors", _IO | _CLOCK),  # tokens: drawn and read here
+    "prices": _room("events", _IO | _DICE | {"time"}),
     "capacity": _room("", _IO | _CLOCK | _DICE),
-    "settings": _room("capacity events errors", _IO - {"pydantic", "urllib"}),
+    "settings": _room("capacity events errors prices", _IO - {"pydantic", "urllib"}),
     "tls": _room("errors settings", _IO - {"ssl"}),
     "metrics": _room("audio.* events errors", _IO - {"prometheus_client"}),
     "logs": _room("events errors", _IO - {"logging", "structlog", "urllib"}),
@@ -170,7 +174,9 @@ ROOMS = {
     "tally": _room("", _IO - {"os", "prometheus_client"} | _CLOCK | _DICE),
     "app": _room("*"),
     "worker": _room("app channel errors frontdesk listener settings tally"),
-    "workers": _room("app channel errors frontdesk listener metrics settings tally tls worker"),
+    "workers": _room(
+        "app channel errors frontdesk listener metrics prices settings tally tls worker"
+    ),
     "cli": _room("*"),
 }
 

@@ -27,6 +27,8 @@ from gateway.events import (
     CallBegan,
     CallEnded,
     CallReady,
+    CostIncurred,
+    DeadAir,
     DtmfEntered,
     Fact,
     FirstAudioSent,
@@ -34,17 +36,22 @@ from gateway.events import (
     ItemPlayed,
     MarksLost,
     PromptPlayed,
+    QueueSeen,
     RateLimitSeen,
     RealtimeDialled,
     RealtimeErrorSeen,
     RealtimeLost,
     RealtimeReconnected,
     RelayMeasured,
+    SetUpTimed,
     Termination,
     TokensUsed,
     ToolCalled,
     TurnAnswered,
+    TurnLost,
+    TurnTimed,
     TurnTimedOut,
+    Underrun,
     Usage,
 )
 from gateway.metrics import Metrics, add_process_metrics
@@ -73,6 +80,13 @@ FACTS: tuple[Fact, ...] = (
     RelayMeasured("up", 0.001),
     RelayMeasured("down", 0.002),
     TurnAnswered(0.8),
+    TurnTimed(0.5, 0.7, 0.001, 0.001, 0.1),
+    TurnLost("interrupted"),
+    DeadAir(4),
+    Underrun(60),
+    QueueSeen("down", 1500),
+    QueueSeen("up", 300),
+    SetUpTimed("dial", 0.2),
     TurnTimedOut(is_final=False),
     BargedIn(0.004),
     BargeInConfirmed(180),
@@ -80,6 +94,7 @@ FACTS: tuple[Fact, ...] = (
     DtmfEntered(),
     ToolCalled("unknown"),
     TokensUsed(Usage(10, 20, 5, 5, 30, 40)),
+    CostIncurred("other", 0.01, 100),
     RealtimeErrorSeen("server_error", "retry", ""),
     RateLimitSeen("tokens", 1000),
     FrameRejected("provider", "bad_json", ""),
@@ -123,7 +138,12 @@ def rules() -> list[dict[str, Any]]:
 
 def panels() -> list[dict[str, Any]]:
     """Every panel of every dashboard that shows data."""
-    found = [panel for path in DASHBOARDS for panel in json.loads(path.read_text())["panels"]]
+    return [panel for path in DASHBOARDS for panel in panels_of(path)]
+
+
+def panels_of(dashboard: Path) -> list[dict[str, Any]]:
+    """Every panel of one dashboard that shows data."""
+    found = json.loads(dashboard.read_text())["panels"]
     return [panel for panel in found if panel["type"] != "row"]
 
 
@@ -228,10 +248,11 @@ def test_panels_are_whole() -> None:
         assert {target["datasource"]["uid"] for target in panel["targets"]} <= uids
 
 
-def test_panels_do_not_overlap() -> None:
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_panels_do_not_overlap(dashboard: Path) -> None:
     """No two panels cover the same cell, and none leaves the grid of 24 columns."""
     cells: set[tuple[int, int]] = set()
-    for panel in panels():
+    for panel in panels_of(dashboard):
         grid = panel["gridPos"]
         own = {
             (x, y)

@@ -3,6 +3,7 @@
 import platform
 import random
 from dataclasses import replace
+from itertools import product
 from typing import Literal, cast, get_args
 
 import pytest
@@ -23,6 +24,8 @@ from gateway.events import (
     CallEnded,
     CallerSpoke,
     CallReady,
+    CostIncurred,
+    DeadAir,
     DtmfEntered,
     Fact,
     FirstAudioSent,
@@ -30,24 +33,36 @@ from gateway.events import (
     ItemPlayed,
     MarksLost,
     PromptPlayed,
+    QueueSeen,
     RateLimitSeen,
     RealtimeDialled,
     RealtimeErrorSeen,
     RealtimeLost,
+    RealtimeOpened,
     RealtimeReconnected,
     Reason,
     RelayMeasured,
+    SetUpTimed,
     StateChanged,
     Termination,
     TokensUsed,
     ToolCalled,
     TurnAnswered,
+    TurnLost,
+    TurnTimed,
     TurnTimedOut,
+    Underrun,
     Usage,
 )
 from gateway.metrics import CallMetrics, Metrics, add_process_metrics, metrics_table
+from gateway.prices import MAX_MODELS
+from gateway.settings import _MAX_AGENTS
 
 BEGAN = CallBegan("twilio", "default", "CA1", "+15551234567", "+15557654321", ULAW_8K, ULAW_8K)
+
+
+DOORS = ("twilio", "asterisk")
+TIMED = TurnTimed(0.5, 0.7, 0.1, 0.05, 0.15)
 
 
 def ended(reason: Reason, duration_s: float = 0.0) -> CallEnded:
@@ -58,9 +73,12 @@ def ended(reason: Reason, duration_s: float = 0.0) -> CallEnded:
 class Exported:
     """A registry with our metrics, and what it exports."""
 
-    def __init__(self, agents: tuple[str, ...] = ("default",)) -> None:
+    def __init__(
+        self, agents: tuple[str, ...] = ("default",), models: tuple[str, ...] = ("m-1",)
+    ) -> None:
+        self.agents = agents
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, agents=agents)
+        self.metrics = Metrics(self.registry, DOORS, agents, models)
 
     def value(self, name: str, **labels: str) -> float:
         """The value of one series, which must exist."""
@@ -94,7 +112,7 @@ def exported() -> Exported:
     ("fact", "name", "labels", "value"),
     [
         (BEGAN, "calls_started_total", {"provider": "twilio", "agent": "default"}, 1),
-        (BEGAN, "calls_active", {"provider": "twilio"}, 1),
+        (BEGAN, "calls_active", {"provider": "twilio", "agent": "default"}, 1),
         (RealtimeDialled("ok", 0.2), "realtime_connect_total", {"result": "ok"}, 1),
         (RealtimeDialled("ok", 0.2), "realtime_connect_seconds_sum", {}, 0.2),
         (RealtimeDialled("ok", 0.2), "realtime_sessions_active", {}, 1),
@@ -131,11 +149,32 @@ def exported() -> Exported:
         ),
         (FirstAudioSent(0.9), "first_audio_seconds_sum", {}, 0.9),
         (TurnAnswered(0.8), "turn_latency_seconds_sum", {}, 0.8),
+        (TIMED, "turn_seconds_sum", {}, 1.5),
+        (TIMED, "turn_stage_seconds_sum", {"stage": "endpointing"}, 0.5),
+        (TIMED, "turn_stage_seconds_sum", {"stage": "model"}, 0.7),
+        (TIMED, "turn_stage_seconds_sum", {"stage": "conversion"}, 0.1),
+        (TIMED, "turn_stage_seconds_sum", {"stage": "send"}, 0.05),
+        (TIMED, "turn_stage_seconds_sum", {"stage": "provider_buffer"}, 0.15),
+        (TIMED, "turns_total", {"outcome": "answered"}, 1),
+        (TurnLost("timed_out"), "turns_total", {"outcome": "timed_out"}, 1),
+        (DeadAir(4.5), "dead_air_seconds_sum", {}, 4.5),
+        (Underrun(120), "underruns_total", {}, 1),
+        (Underrun(120), "underrun_ms_total", {}, 120),
+        (QueueSeen("down", 1500), "queue_seconds_sum", {"direction": "down"}, 1.5),
+        (SetUpTimed("dial", 0.3), "call_setup_stage_seconds_sum", {"stage": "dial"}, 0.3),
+        (CostIncurred("m-1", 0.25, 9), "cost_usd_total", {"model": "m-1"}, 0.25),
+        (CostIncurred("", 0.0, 9), "unpriced_tokens_total", {}, 9),
+        (CostIncurred("", 0.0, 9), "cost_usd_total", {"model": "other"}, 0),
         (TurnTimedOut(is_final=False), "turn_timeouts_total", {"outcome": "retried"}, 1),
         (TurnTimedOut(is_final=True), "turn_timeouts_total", {"outcome": "gave_up"}, 1),
         (BargedIn(0.004), "bargein_clear_seconds_sum", {}, 0.004),
         (BargeInConfirmed(180), "bargein_heard_seconds_sum", {}, 0.18),
         (ItemPlayed("i", 2000, 1500, "hi"), "audio_unheard_ms_total", {}, 500),
+        (ItemPlayed("i", 2000, 1500, "hi"), "audio_generated_ms_total", {}, 2000),
+        (AudioDropped("down", "cancelled", 300), "audio_generated_ms_total", {}, 300),
+        (AudioDropped("down", "cancelled", 300), "audio_unheard_ms_total", {}, 300),
+        (AudioDropped("down", "unheard", 300), "audio_unheard_ms_total", {}, 0),
+        (AudioDropped("up", "overflow", 300), "audio_unheard_ms_total", {}, 0),
         (DtmfEntered(), "dtmf_total", {}, 1),
         (ToolCalled("unknown"), "tool_calls_total", {"result": "unknown"}, 1),
         (
@@ -168,7 +207,14 @@ def test_every_fact_is_known() -> None:
     assert set(CallMetrics._OBSERVERS) == set(get_args(Fact))
 
 
-@pytest.mark.parametrize("fact", [CallerSpoke("my card is 4111"), StateChanged("turn", "speaking")])
+@pytest.mark.parametrize(
+    "fact",
+    [
+        CallerSpoke("my card is 4111"),
+        RealtimeOpened("sess_1", "gpt-realtime"),
+        StateChanged("turn", "speaking"),
+    ],
+)
 def test_what_is_for_logs_only(exported: Exported, fact: Fact) -> None:
     """Facts for the log change no series."""
     before = generate_latest(exported.registry)
@@ -184,7 +230,7 @@ def test_every_end_is_counted_under_its_result(exported: Exported, reason: Reaso
     exported.one_call(BEGAN, CallReady(0.1), ended(reason, 30.5))
     assert exported.value("calls_ended_total", **labels) == 1
     assert exported.value("call_seconds_total") == 30.5
-    assert exported.value("calls_active", provider="twilio") == 0
+    assert exported.value("calls_active", provider="twilio", agent="default") == 0
 
 
 @pytest.mark.parametrize(
@@ -247,7 +293,7 @@ def test_call_that_never_ended_is_our_bug(exported: Exported) -> None:
     call = exported.one_call(BEGAN, RealtimeDialled("ok", 0.1), RealtimeDialled("ok", 0.1))
     call.close()
     call.close()
-    assert exported.value("calls_active", provider="twilio") == 0
+    assert exported.value("calls_active", provider="twilio", agent="default") == 0
     assert exported.value("realtime_sessions_active") == 0
     labels = {"result": "server_error", "reason": "internal_error"}
     assert exported.value("calls_ended_total", **labels) == 1
@@ -273,10 +319,10 @@ def test_gauges_come_back_to_zero(before: list[Fact], after: list[Fact]) -> None
         call = exported.metrics.call()
         for fact in facts:
             call.observe(fact)
-            assert exported.value("calls_active", provider="twilio") in (0, 1)
+            assert exported.value("calls_active", provider="twilio", agent="default") in (0, 1)
             assert exported.value("realtime_sessions_active") >= 0
         call.close()
-    assert exported.value("calls_active", provider="twilio") == 0
+    assert exported.value("calls_active", provider="twilio", agent="default") == 0
     assert exported.value("realtime_sessions_active") == 0
 
 
@@ -310,6 +356,8 @@ def test_labels_are_closed(exported: Exported) -> None:
             ToolCalled(word),
             PromptPlayed(word),
             RateLimitSeen(word, 1),
+            CostIncurred(word, 0.1, 1),
+            RealtimeOpened(word, word),
         )
         call.close()
         exported.metrics.rejected(word, word)
@@ -322,10 +370,17 @@ def test_labels_are_closed(exported: Exported) -> None:
 
 
 def test_number_of_series() -> None:
-    """With every agent that may be configured, one process stays under 3,000 series."""
-    exported = Exported(agents=tuple(f"agent-{n}" for n in range(50)))
+    """With all providers, agents and models there may be, one process stays under 3,000 series."""
+    exported = Exported(
+        agents=tuple(f"agent-{n}" for n in range(_MAX_AGENTS)),
+        models=tuple(f"model-{n}" for n in range(MAX_MODELS)),
+    )
     add_process_metrics(exported.registry)
-    assert 300 < len(exported.series()) < 3000
+    before = exported.series()
+    for provider, agent in product(DOORS, exported.agents):
+        exported.one_call(replace(BEGAN, provider=provider, agent=agent))
+    assert exported.series() == before
+    assert 300 < len(before) < 3000
     assert len(generate_latest(exported.registry)) < 1024 * 1024
 
 
@@ -353,7 +408,8 @@ def test_state_of_the_process(exported: Exported) -> None:
     """What the process says of itself is exported as said."""
     metrics = exported.metrics
     metrics.set_ready(is_ready=True)
-    metrics.set_draining(is_draining=True)
+    metrics.drain_began(7)
+    metrics.socket_waits(1)
     metrics.set_insecure(is_insecure=True)
     metrics.set_calls_limit(40)
     metrics.set_token_expiry(1_800_000_000)
@@ -366,6 +422,8 @@ def test_state_of_the_process(exported: Exported) -> None:
     names = ("ready", "draining", "insecure_mode")
     assert [exported.value(name) for name in names] == [1, 1, 1]
     assert exported.value("calls_limit") == 40
+    assert exported.value("drain_calls_total") == 7
+    assert exported.value("calls_waiting") == 1
     assert exported.value("token_expiry_timestamp_seconds") == 1_800_000_000
     assert exported.value("realtime_breaker_open", target="primary") == 1
     assert exported.value("event_loop_lag_seconds_bucket", le="0.05") == 2
@@ -390,7 +448,7 @@ def test_rejected_calls(exported: Exported) -> None:
 def test_registries_do_not_share(exported: Exported) -> None:
     """Two sets of metrics in one process know nothing of each other."""
     Exported().one_call(BEGAN)
-    assert exported.value("calls_active", provider="twilio") == 0
+    assert exported.value("calls_active", provider="twilio", agent="default") == 0
 
 
 def test_unknown_fact_is_ignored(exported: Exported) -> None:

@@ -159,14 +159,14 @@ def test_gauges_of_the_living_are_put_together(crew: Crew) -> None:
     one.call().observe(RateLimitSeen("tokens", 7))
     two.call().observe(RateLimitSeen("tokens", 5))
 
-    assert crew.value("calls_active", provider="twilio") == 2
+    assert crew.value("calls_active", provider="twilio", agent="default") == 2
     assert crew.value("realtime_breaker_open", target="primary") == 1
     assert crew.value("realtime_breaker_open", target="secondary") == 0
     assert crew.value("token_expiry_timestamp_seconds") == 1000
     assert crew.value("realtime_rate_limit_remaining", limit="tokens") == 5
     assert crew.value("realtime_rate_limit_remaining", limit="requests") == 0
     crew.kill(2)
-    assert crew.value("calls_active", provider="twilio") == 1
+    assert crew.value("calls_active", provider="twilio", agent="default") == 1
     assert crew.value("realtime_breaker_open", target="primary") == 0
     assert crew.value("token_expiry_timestamp_seconds") == 2000
     assert crew.value("realtime_rate_limit_remaining", limit="tokens") == 7
@@ -190,7 +190,7 @@ def test_counters_survive_and_files_do_not_pile_up(crew: Crew) -> None:
     assert sorted(path.name for path in crew.tally.folder.iterdir()) == [
         *("counter_0.db", "histogram_0.db")
     ]
-    assert crew.value("calls_active", provider="twilio") == 0
+    assert crew.value("calls_active", provider="twilio", agent="default") == 0
 
 
 def test_the_supervisor_speaks_for_all(crew: Crew) -> None:
@@ -222,7 +222,7 @@ def test_a_worker_that_has_just_started_disturbs_nobody(crew: Crew) -> None:
     crew.pids.append(2)
     (crew.tally.folder / "counter_2.db").touch()
 
-    assert crew.value("calls_active", provider="twilio") == 1
+    assert crew.value("calls_active", provider="twilio", agent="default") == 1
 
 
 def test_the_page_is_one_a_process_alone_could_have_made(crew: Crew) -> None:

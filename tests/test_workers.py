@@ -53,6 +53,7 @@ pytestmark = pytest.mark.xdist_group("workers")
 SERVING = r"taking calls on 127\.0\.0\.1:(\d+), operations on 127\.0\.0\.1:(\d+)"
 # So many calls that neither worker has none: see ``listener.SLACK``.
 BOTH = 6
+ACTIVE = 'gateway_calls_active{agent="default",provider="twilio"}'
 
 
 def _sid(number: int) -> str:
@@ -74,7 +75,7 @@ async def _calls(stack: AsyncExitStack, running: Listening, count: int) -> list[
         stream = await stack.enter_async_context(twilio_stream(url_of(running), _sid(number)))
         await stream.start()
         streams.append(stream)
-    begun = await _metric_becomes(running, 'gateway_calls_active{provider="twilio"}', count)
+    begun = await _metric_becomes(running, ACTIVE, count)
     assert begun
     return streams
 
@@ -140,12 +141,11 @@ async def test_a_dead_worker_takes_its_own_calls_only_and_is_replaced(
         streams = await _calls(stack, crew, BOTH)
         victim, survivor = (crew._desk.calls_of(pid) for pid in crew._pids())
         carried = 'gateway_calls_started_total{agent="default",provider="twilio"}'
-        active = 'gateway_calls_active{provider="twilio"}'
-        before = (await metric(crew, carried), await metric(crew, active))
+        before = (await metric(crew, carried), await metric(crew, ACTIVE))
         os.kill(next(iter(crew._pids())), signal.SIGKILL)
         replaced = await _metric_becomes(crew, "gateway_worker_restarts_total", 1)
         ended = [await _has_ended(stream, 0.2) for stream in streams]
-        after = (await metric(crew, carried), await metric(crew, active))
+        after = (await metric(crew, carried), await metric(crew, ACTIVE))
         lost = await metric(
             crew, 'gateway_calls_ended_total{reason="internal_error",result="server_error"}'
         )

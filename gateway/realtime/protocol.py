@@ -228,13 +228,15 @@ class _PreviewTextDone(_TextDone, frozen=True, tag="response.text.done"):
 class _Session(Struct, frozen=True):
     id: str | None = None
     expires_at: _Number | None = None
+    model: str | None = None
 
 
 class _SessionCreated(_Frame, frozen=True, tag="session.created"):
     session: _Session
 
     def events(self) -> list[RealtimeEvent]:
-        return [SessionCreated(self.session.id or "", self.session.expires_at or 0.0)]
+        session = self.session
+        return [SessionCreated(session.id or "", session.expires_at or 0.0, session.model or "")]
 
 
 class _SessionUpdated(_Frame, frozen=True, tag="session.updated"):

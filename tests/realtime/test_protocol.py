@@ -121,7 +121,7 @@ def test_a_spoken_answer() -> None:
     sound = next(event for event in events if isinstance(event, AudioDelta))
     item, response = sound.item_id, sound.response_id
     assert events == [
-        SessionCreated("sess_EJHGyea8Ckdfviow69ttc", 1788266936.0),
+        SessionCreated("sess_EJHGyea8Ckdfviow69ttc", 1788266936.0, "gpt-realtime-mini"),
         SessionUpdated(),
         ResponseStarted(response),
         AgentTranscriptDelta(response, item, "Live"),

@@ -255,7 +255,8 @@ class Turns:
             self._note_sound(now)
 
     def _note_sound(self, now: float) -> None:
-        self._tell_all(self._silence.ends(now))
+        if self._silence.since is not None:
+            self._tell_all(self._silence.ends(now))
         if not self._has_sounded:
             self._note_first_sound(now)
         if self._speech_stopped_at is not None:

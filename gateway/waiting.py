@@ -48,30 +48,26 @@ class TurnTimer:
 
     def __init__(self) -> None:
         self._spoke_at = self._told_at = self._came_at = 0.0
-        self._is_running = False
+        # The caller has spoken and no sound of an answer has come.
+        self.is_waiting = False
         # The sound is on its way to the caller.
         self.is_sent = False
-
-    @property
-    def is_waiting(self) -> bool:
-        """The caller has spoken and no sound of an answer has come."""
-        return self._is_running and not self.is_sent
 
     def began(self, spoke_at: float, now: float) -> list[Fact]:
         """The caller fell silent then, and we hear of it now."""
         lost = self.lost("interrupted")
         self._spoke_at, self._told_at = min(spoke_at, now), now
-        self._is_running = True
+        self.is_waiting = True
         return lost
 
     def sounded(self, now: float) -> None:
         """The first sound of the answer is here, and goes out."""
         self._came_at = now
-        self.is_sent = True
+        self.is_waiting, self.is_sent = False, True
 
     def heard(self, at: float) -> TurnTimed:
         """The caller began to hear it then."""
-        self._is_running = self.is_sent = False
+        self.is_sent = False
         return TurnTimed(
             endpointing_s=self._told_at - self._spoke_at,
             model_s=self._came_at - self._told_at,
@@ -82,7 +78,8 @@ class TurnTimer:
 
     def lost(self, outcome: TurnOutcome) -> list[Fact]:
         """Nobody will hear this answer, or say that it was heard; nothing if none is awaited."""
-        was_running, self._is_running, self.is_sent = self._is_running, False, False
+        was_running = self.is_waiting or self.is_sent
+        self.is_waiting = self.is_sent = False
         return [TurnLost(outcome)] if was_running else []
 
 
@@ -90,16 +87,16 @@ class OwedSilence:
     """Measures how long the caller hears nothing while it is the agent's turn."""
 
     def __init__(self) -> None:
-        self._since: float | None = None
+        self.since: float | None = None
 
     def begins(self, now: float) -> None:
         """The caller waits from now on, if not already."""
-        if self._since is None:
-            self._since = now
+        if self.since is None:
+            self.since = now
 
     def ends(self, now: float) -> list[Fact]:
         """Somebody is heard, or nobody waits any more; a fact if it took long."""
-        since, self._since = self._since, None
+        since, self.since = self.since, None
         if since is None or now - since < DEAD_AIR_S:
             return []
         return [DeadAir(now - since)]

@@ -3,21 +3,35 @@
 import asyncio
 import base64
 import functools
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from datetime import date
+from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 from twilio.request_validator import RequestValidator
 
 from gateway.app import RETRY_AFTER_S, Running, load_prompts, open_gateway
 from gateway.audio.wav import read_wav
 from gateway.errors import AudioFileError, PeerRefused
-from gateway.events import CallBegan, CallEnded, CallReady, PromptPlayed
-from gateway.settings import Agent, load_settings
+from gateway.events import (
+    CallBegan,
+    CallEnded,
+    CallReady,
+    CostIncurred,
+    PromptPlayed,
+    RealtimeOpened,
+    SetUpTimed,
+    TokensUsed,
+)
+from gateway.prices import read_prices
+from gateway.settings import Agent, Settings, load_settings
 from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallAuth, CallPlan
@@ -561,6 +575,81 @@ async def test_leaving_ends_what_still_runs(simulator: Simulator) -> None:
             await facts.wait_for(CallReady)
         assert [fact.termination.reason for fact in facts.of(CallEnded)] == ["drain"]
         assert await happens(lambda: simulator.active == 0, 2.0)
+
+
+# ------------------------------------------------------------- what is measured
+
+
+async def _greeted(settings: Settings) -> tuple[Running, Facts]:
+    """A call in which the agent's greeting was heard."""
+    async with watched_gateway(settings) as (running, facts):
+        async with twilio_stream(url_of(running), SID) as stream:
+            await stream.start()
+            await facts.wait_for(CostIncurred)
+            await stream.stop()
+            await facts.wait_for(CallEnded)
+        return running, facts
+
+
+def _value(running: Running, name: str, **labels: str) -> float:
+    value = running.gateway.registry.get_sample_value(f"gateway_{name}", labels)
+    assert value is not None
+    return value
+
+
+async def test_a_call_says_what_it_cost(simulator: Simulator) -> None:
+    """The model's tokens at its list price: in the metrics, and in the one record of the call."""
+    settings = settings_for(simulator, AZURE_OPENAI_DEPLOYMENT_NAME="gpt-realtime-2025-08-28")
+    running, facts = await _greeted(settings)
+
+    costs = facts.of(CostIncurred)
+    price = read_prices().of("gpt-realtime", date(2026, 11, 21))
+    assert price is not None
+    expected_usd = sum(price.cost_usd(fact.usage) for fact in facts.of(TokensUsed))
+    assert expected_usd > 0
+    assert {fact.model for fact in costs} == {"gpt-realtime"}
+    assert facts.of(CallEnded)[0].cost_usd == pytest.approx(expected_usd)
+    assert _value(running, "cost_usd_total", model="gpt-realtime") == pytest.approx(expected_usd)
+
+
+async def test_a_model_without_a_price_is_said_once(simulator: Simulator, tmp_path: Path) -> None:
+    """Its tokens are counted, it costs nothing, and the log has one line about it."""
+    shipped = (resources.files("gateway") / "prices.toml").read_text()
+    prices = tmp_path / "prices.toml"
+    prices.write_text(re.sub(r'model = "', 'model = "other-', shipped))
+    settings = settings_for(simulator, GATEWAY_PRICES=str(prices))
+    with capture_logs() as lines:
+        async with watched_gateway(settings) as (running, facts):
+            for number in range(2):
+                async with twilio_stream(url_of(running), f"CA{number:032}") as stream:
+                    await stream.start()
+                    await facts.wait_for(CostIncurred, number + 1)
+                    await stream.stop()
+            await facts.wait_for(CallEnded, 2)
+    said = [line for line in lines if line["event"] == "model_without_price"]
+    assert [line["model"] for line in said] == [facts.of(RealtimeOpened)[0].model]
+    assert [fact.cost_usd for fact in facts.of(CallEnded)] == [0.0, 0.0]
+    tokens = sum(fact.tokens for fact in facts.of(CostIncurred))
+    assert _value(running, "unpriced_tokens_total") == tokens > 0
+
+
+async def test_the_beginning_of_a_call_is_timed_by_stage(simulator: Simulator) -> None:
+    """From the open socket to the first sound; nobody waits any more when it is over."""
+    running, facts = await _greeted(settings_for(simulator))
+    stages = [fact.stage for fact in facts.of(SetUpTimed)]
+    assert stages == ["start", "admission", "dial", "configure", "first_audio"]
+    assert all(fact.duration_s >= 0 for fact in facts.of(SetUpTimed))
+    assert _value(running, "calls_waiting") == 0
+
+
+async def test_a_drain_counts_the_calls_it_meets(simulator: Simulator) -> None:
+    """How many were cut by it can be said of how many there were."""
+    async with watched_gateway(settings_for(simulator)) as (running, facts):
+        async with twilio_stream(url_of(running), SID) as stream:
+            await stream.start()
+            await facts.wait_for(CallReady)
+            await asyncio.gather(running.drain(0.0), stream.closed(15.0))
+        assert _value(running, "drain_calls_total") == 1
 
 
 # ------------------------------------------------------------- opening

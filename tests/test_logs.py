@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -35,6 +36,7 @@ from gateway.events import (
     StateChanged,
     Termination,
     TokensUsed,
+    TurnTimed,
     Usage,
 )
 from gateway.logs import _LINES, CallLog, Format, configure, mask_number
@@ -257,6 +259,20 @@ def test_short_secrets_do_not_eat_words() -> None:
     stream = started(secrets=("a", ""))
     structlog.get_logger().info("a call began")
     assert records(stream)[0]["event"] == "a call began"
+
+
+def test_a_turn_is_one_line_with_its_stages() -> None:
+    """The sum first, then what it is made of."""
+    [record] = lines_of(TurnTimed(0.5, 0.7, 0.001, 0.002, 0.1))
+    assert record["event"] == "turn_timed"
+    assert record["total_s"] == 1.303
+    assert record["provider_buffer_s"] == 0.1
+
+
+def test_the_end_of_a_call_says_what_it_cost() -> None:
+    """By list price."""
+    [record] = lines_of(replace(ended("caller_hangup"), cost_usd=0.0961))
+    assert record["cost_usd"] == 0.0961
 
 
 def test_counts_of_tokens_are_no_secrets() -> None:

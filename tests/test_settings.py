@@ -535,3 +535,22 @@ def test_a_worker_gets_every_setting_as_it_was(tmp_path: Path) -> None:
     assert again == settings
     assert again.secret_values == settings.secret_values
     assert again.agent_for("1555").turn_detection.silence_duration_ms == 700
+
+
+def test_prices_that_are_none_are_a_problem(tmp_path: Path) -> None:
+    """A list that was named and cannot be used is said at once, with what is wrong about it."""
+    (line,) = problems(AZURE | TWILIO | {"GATEWAY_PRICES": str(toml(tmp_path, "price = []"))})
+    assert line.startswith("GATEWAY_PRICES")
+    assert "length >= 1" in line
+
+
+def test_the_name_of_the_model() -> None:
+    """Azure's is the deployment's, which may be any; OpenAI's is the model's own."""
+    azure = {
+        "AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com",
+        "AZURE_OPENAI_DEPLOYMENT_NAME": "mine",
+        "GATEWAY_INSECURE": "1",
+    }
+    assert load_settings(azure).model_name == "mine"
+    openai = {"OPENAI_API_KEY": "sk-x", "GATEWAY_INSECURE": "1"}
+    assert load_settings(openai).model_name == "gpt-realtime"

@@ -406,7 +406,7 @@ _LINES: Mapping[type, _LineOf | None] = {
     FirstAudioSent: _plain(logging.INFO, "first_audio_sent"),
     TurnAnswered: _plain(logging.INFO, "turn_answered"),
     TurnTimed: _turn_timed,
-    TurnLost: _plain(logging.INFO, "turn_lost"),
+    TurnLost: _plain(logging.DEBUG, "turn_lost"),
     DeadAir: _plain(logging.WARNING, "dead_air"),
     Underrun: _plain(logging.WARNING, "underrun"),
     QueueSeen: None,

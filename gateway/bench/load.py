@@ -177,6 +177,12 @@ class _CallerWire(_Wire):
     def frame(self, payload: bytes, opcode: int) -> bytes:
         return framing.client_frame(payload, opcode)
 
+    def give_up(self) -> None:
+        """Leave a call that did not come to be: it is a failure, and not a lost call as well."""
+        self.is_leaving = True
+        self.ready.cancel()
+        self.abort()
+
     def hang_up(self) -> None:
         """Leave as Twilio does."""
         self.is_leaving = True
@@ -299,7 +305,7 @@ class Load:
                 )
                 await wire.ready
         except (OSError, TimeoutError) as error:
-            wire.abort()
+            wire.give_up()
             self._waiting.pop(wire.caller.number, None)
             self.failures.append(f"{type(error).__name__}: {error}"[:100])
             return False

@@ -18,8 +18,8 @@ from gateway.bench.load import Load
 from gateway.bench.subject import OwnGateway
 
 _RUNS = 5
-_WARM_UP = 20
-_CALLS = 60
+_WARM_UP = 5
+_CALLS = 30
 _FAST = 1000.0
 
 

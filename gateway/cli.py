@@ -367,6 +367,9 @@ def bench(
     pid: Annotated[
         int | None, typer.Option(help="Its process: pinned, CPU and memory measured.", min=1)
     ] = None,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="TLS on both sides, with a throw-away certificate.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
     chart: Annotated[Path | None, typer.Option(help="Draw an SVG.")] = None,
     certificate: Annotated[
@@ -383,6 +386,7 @@ def bench(
         against=against,
         realtime_port=realtime_port,
         pid=pid,
+        has_tls=tls,
     )
     files = Files(json_file, chart, certificate)
     if not _run(measure(Terminal(), plan, files, sys.argv)):

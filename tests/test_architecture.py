@@ -115,14 +115,16 @@ ROOMS = {
         "events simulator.* bench.caller bench.framing bench.script bench.tones",
         _IO | _CLOCK | _DICE,
     ),
+    "bench.encryption": _room("", (_IO - {"ssl"}) | _DICE | _WIRE),
     "bench.load": _room(
-        "bench.* bench.caller bench.framing bench.model bench.tones", (_DICE | _WIRE)
+        "bench.* bench.caller bench.encryption bench.framing bench.model bench.tones",
+        _DICE | _WIRE,
     ),
     "bench.process": _room("", (_IO - {"os"}) | _DICE | _WIRE),
     "bench.machine": _room("", (_IO - {"os"}) | _CLOCK | _DICE | _WIRE),
-    "bench.subject": _room("errors bench.process", _CLOCK | _DICE | _WIRE),
+    "bench.subject": _room("errors bench.encryption bench.process", _CLOCK | _DICE | _WIRE),
     "bench.run": _room(
-        "bench.* bench.caller bench.load bench.process bench.subject bench.tones",
+        "bench.* bench.caller bench.encryption bench.load bench.process bench.subject bench.tones",
         _CLOCK | _DICE | _WIRE,
     ),
     "bench.command": _room("errors terminal bench.* bench.machine bench.process bench.run"),

@@ -41,6 +41,8 @@ def checked_plan(**wishes: Any) -> Plan:
         problems.append("--against: accepted: a URL such as ws://127.0.0.1:5050/media-stream")
     if plan.against and not plan.realtime_port:
         problems.append("--against needs --realtime-port: where the other dials its model")
+    if plan.has_tls and plan.against:
+        problems.append("--tls is for our own gateway; another one does not know our certificate")
     if plan.pid is not None and not plan.against:
         problems.append("--pid is for --against; our own gateway's process is known")
     elif plan.pid is not None and not is_alive(plan.pid):
@@ -114,7 +116,7 @@ def _write(files: Files, findings: Findings, command: str, *, is_ours: bool) -> 
     if files.chart is not None:
         draw(findings, files.chart)
     if files.certificate is not None and findings.capacity is not None and is_ours:
-        made = report.certificate(findings.capacity, machine, __version__, measured_at)
+        made = report.certificate(findings, machine, __version__, measured_at)
         _dump(files.certificate, made)
 
 

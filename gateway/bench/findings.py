@@ -16,10 +16,14 @@ class Measured:
 
 @dataclass(slots=True)
 class Findings:
-    """Everything a run came to; ``capacity`` None where it refuses to conclude."""
+    """Everything a run came to; ``capacity`` None where it refuses to conclude.
+
+    ``has_tls``: callers and model were spoken to over TLS.
+    """
 
     steps: list[Measured] = field(default_factory=list)
     capacity: int | None = None
     refusal: str = ""
     latency: Measured | None = None
     setup: Measured | None = None
+    has_tls: bool = False

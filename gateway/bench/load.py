@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from gateway.bench import framing
 from gateway.bench.caller import Caller
+from gateway.bench.encryption import Encryption
 from gateway.bench.framing import CLOSE, PING, PONG, FramingError, Splitter
 from gateway.bench.model import Session
 from gateway.bench.tally import Books
@@ -38,6 +39,7 @@ class _Wire(asyncio.Protocol, ABC):
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
         self._fd = -1
+        self._is_encrypted = False
         self._is_behind = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -45,6 +47,7 @@ class _Wire(asyncio.Protocol, ABC):
         # uvloop's transports have the methods without being subclasses.
         self._transport = cast("asyncio.Transport", transport)
         self._fd = transport.get_extra_info("socket").fileno()
+        self._is_encrypted = transport.get_extra_info("ssl_object") is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, once."""
@@ -53,8 +56,14 @@ class _Wire(asyncio.Protocol, ABC):
         self._on_closed()
 
     def send(self, frames: bytes) -> None:
-        """Write at once where the socket takes it, so that the time of sending is true."""
+        """Write at once where the socket takes it, so that the time of sending is true.
+
+        TLS is the loop's business: what is sent leaves at the end of its turn.
+        """
         if self.is_closed:
+            return
+        if self._is_encrypted:
+            self._queue(frames)
             return
         written = 0
         if self._is_behind and self._transport is not None:
@@ -168,6 +177,12 @@ class _CallerWire(_Wire):
     def frame(self, payload: bytes, opcode: int) -> bytes:
         return framing.client_frame(payload, opcode)
 
+    def give_up(self) -> None:
+        """Leave a call that did not come to be: it is a failure, and not a lost call as well."""
+        self.is_leaving = True
+        self.ready.cancel()
+        self.abort()
+
     def hang_up(self) -> None:
         """Leave as Twilio does."""
         self.is_leaving = True
@@ -199,15 +214,22 @@ class _ModelWire(_Wire):
 
 
 class Load:
-    """So many calls through the gateway at ``url`` (its media WebSocket)."""
+    """So many calls through the gateway at ``url`` (its media WebSocket).
 
-    def __init__(self, url: str, realtime_port: int = 0) -> None:
+    ``encryption``: callers come by wss and the model serves wss; None = neither does.
+    """
+
+    def __init__(
+        self, url: str, realtime_port: int = 0, encryption: Encryption | None = None
+    ) -> None:
         self.books = Books()
         self.failures: list[str] = []
         self.lost = 0
         self.refused = 0
         self.url = url
         self.realtime_port = realtime_port
+        self._serving = encryption.serving() if encryption else None
+        self._trusting = encryption.trusting() if encryption else None
         self._wires: list[_CallerWire] = []
         self._by_phase: list[list[_CallerWire]] = [[] for _ in range(FRAME_MS)]
         self._waiting: dict[int, _CallerWire] = {}
@@ -228,7 +250,11 @@ class Load:
         """
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _ModelWire(self), "127.0.0.1", self.realtime_port, backlog=1024
+            lambda: _ModelWire(self),
+            "127.0.0.1",
+            self.realtime_port,
+            ssl=self._serving,
+            backlog=1024,
         )
         self.realtime_port = self._server.sockets[0].getsockname()[1]
         self._wheel.next_ms = int(clock() * 1000) + 1
@@ -275,11 +301,11 @@ class Load:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await asyncio.get_running_loop().create_connection(
-                    lambda: wire, parts.hostname or "", parts.port or 80
+                    lambda: wire, parts.hostname or "", parts.port or 80, ssl=self._trusting
                 )
                 await wire.ready
         except (OSError, TimeoutError) as error:
-            wire.abort()
+            wire.give_up()
             self._waiting.pop(wire.caller.number, None)
             self.failures.append(f"{type(error).__name__}: {error}"[:100])
             return False

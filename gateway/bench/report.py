@@ -28,7 +28,12 @@ def _pair(values: Spread) -> str:
 
 def table(findings: Findings) -> list[Row]:
     """Every step, a heading first."""
-    return [_HEADING, *(_row(measured) for measured in findings.steps)]
+    links = _links(findings)
+    return [_HEADING, *((*_row(measured), links) for measured in findings.steps)]
+
+
+def _links(findings: Findings) -> str:
+    return "wss" if findings.has_tls else "ws"
 
 
 _HEADING = (
@@ -41,6 +46,7 @@ _HEADING = (
     "barge-in p50/p99/max ms",
     "KiB a call",
     "load CPU",
+    "links",
 )
 
 
@@ -75,13 +81,17 @@ def conclusion(findings: Findings) -> list[str]:
     if findings.refusal:
         lines.append(f"no conclusion: {findings.refusal}")
     if findings.capacity is not None:
-        lines.append(f"calls one core carries: {findings.capacity}")
+        lines.append(f"calls one core carries: {findings.capacity}{_with_tls(findings)}")
     if findings.latency is not None:
         lines += _closer("at half of it", findings.latency.figures)
     if findings.setup is not None:
         values = findings.setup.figures.setup
         lines.append(f"set-up, start to first audio at the model: {_triple(values)} ms")
     return lines
+
+
+def _with_tls(findings: Findings) -> str:
+    return " (TLS on both sides)" if findings.has_tls else ""
 
 
 def _closer(name: str, step: Figures) -> list[str]:
@@ -99,6 +109,7 @@ def as_json(findings: Findings, machine: dict[str, Any], command: str) -> dict[s
     return {
         "command": command,
         "machine": machine,
+        "tls": findings.has_tls,
         "calls_per_core": findings.capacity,
         "refusal": findings.refusal or None,
         "steps": [_step_json(measured) for measured in findings.steps],
@@ -115,12 +126,13 @@ def _step_json(measured: Measured) -> dict[str, Any]:
 
 
 def certificate(
-    calls: int, machine: dict[str, Any], version: str, measured_at: str
+    findings: Findings, machine: dict[str, Any], version: str, measured_at: str
 ) -> dict[str, Any]:
-    """What ``GATEWAY_CERTIFICATE`` reads."""
+    """What ``GATEWAY_CERTIFICATE`` reads; ``findings`` come to a capacity."""
     return {
         "version": CERTIFICATE_VERSION,
-        "calls_per_core": calls,
+        "calls_per_core": findings.capacity,
+        "tls": findings.has_tls,
         "machine": machine,
         "gateway": version,
         "measured_at": measured_at,

@@ -3,11 +3,14 @@
 import asyncio
 import os
 import resource
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.bench import process
 from gateway.bench.caller import BURST_LIFE_S
+from gateway.bench.encryption import throw_away
 from gateway.bench.figures import Calls, Figures, Usage, figures, judge
 from gateway.bench.findings import Findings, Measured
 from gateway.bench.load import Load, clock
@@ -44,6 +47,7 @@ class Plan:
     realtime_port: int = 0
     against: str = ""
     pid: int | None = None
+    has_tls: bool = False
 
 
 Tell = Callable[[str], None]
@@ -53,7 +57,7 @@ class Bench:
     """One gateway, one load, step after step."""
 
     def __init__(self, subject: Subject, core: int, plan: Plan, tell: Tell) -> None:
-        self.findings = Findings()
+        self.findings = Findings(has_tls=subject.encryption is not None)
         self._core = core
         self._subject = subject
         self._plan = plan
@@ -128,11 +132,12 @@ class Bench:
 
     async def _ready(self) -> Load:
         if self._load is None:
-            load = Load(self._subject.url, self._plan.realtime_port)
+            subject = self._subject
+            load = Load(subject.url, self._plan.realtime_port, subject.encryption)
             await load.open()
             self._load = load
-            await self._subject.start(load.realtime_port)
-            load.url = self._subject.url
+            await subject.start(load.realtime_port)
+            load.url = subject.url
             await asyncio.sleep(0.5)
             self._idle_kib = self._memory_kib()
         return self._load
@@ -247,13 +252,16 @@ async def bench(plan: Plan, tell: Tell) -> Findings:
         return Findings(refusal="only one core to run on: load and gateway would share it")
     raise_file_limit()
     load_core, gateway_core = cores[0], cores[1]
-    subject: Subject
-    if plan.against:
-        subject = Other(plan.against, plan.pid, gateway_core)
-    else:
-        subject = OwnGateway(gateway_core, os.environ)
     os.sched_setaffinity(0, {load_core})
     try:
-        return await Bench(subject, gateway_core, plan, tell).run()
+        with tempfile.TemporaryDirectory(prefix="gateway-bench-") as folder:
+            subject = _subject(plan, gateway_core, Path(folder))
+            return await Bench(subject, gateway_core, plan, tell).run()
     finally:
         os.sched_setaffinity(0, set(cores))
+
+
+def _subject(plan: Plan, core: int, folder: Path) -> Subject:
+    if plan.against:
+        return Other(plan.against, plan.pid, core)
+    return OwnGateway(core, os.environ, throw_away(folder) if plan.has_tls else None)

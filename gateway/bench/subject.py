@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from gateway.bench import process
+from gateway.bench.encryption import Encryption
 from gateway.errors import PeerRefused
 
 START_TIMEOUT_S = 15.0
@@ -24,9 +25,10 @@ _SERVE = ("-m", "gateway", "serve", "--host", "127.0.0.1", "--port", "0", "--ops
 
 
 class Other:
-    """Somebody else's gateway, started by somebody else."""
+    """Somebody else's gateway, started by somebody else; spoken to without TLS."""
 
     can_restart = False
+    encryption: Encryption | None = None
 
     def __init__(self, url: str, pid: int | None, core: int) -> None:
         self.url = url
@@ -43,12 +45,18 @@ class Other:
 
 
 class OwnGateway:
-    """``gateway serve`` with everything on, pinned to one core, its log in a file."""
+    """``gateway serve`` with everything on, pinned to one core, its log in a file.
+
+    ``encryption``: what it serves TLS with, and whom it trusts to be the model; None = no TLS.
+    """
 
     can_restart = True
 
-    def __init__(self, core: int, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, core: int, environ: Mapping[str, str], encryption: Encryption | None = None
+    ) -> None:
         self.url = ""
+        self.encryption = encryption
         self.pid: int | None = None
         self._core = core
         self._environ = environ
@@ -65,12 +73,13 @@ class OwnGateway:
         with _on_core(self._core):
             self._process = subprocess.Popen(  # noqa: ASYNC220, S603  ourselves, before any load
                 [sys.executable, *_SERVE],
-                env=_environment(self._environ, realtime_port),
+                env=_environment(self._environ, realtime_port, self.encryption),
                 stdout=self._log,
                 stderr=self._log,
             )
         self.pid = self._process.pid
-        self.url = f"ws://127.0.0.1:{await self._port()}/twilio/media"
+        scheme = "wss" if self.encryption else "ws"
+        self.url = f"{scheme}://127.0.0.1:{await self._port()}/twilio/media"
 
     async def _port(self) -> int:
         for _ in range(int(START_TIMEOUT_S / _LOOK_S)):
@@ -124,15 +133,32 @@ def _on_core(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _environment(environ: Mapping[str, str], realtime_port: int) -> dict[str, str]:
+def _environment(
+    environ: Mapping[str, str], realtime_port: int, encryption: Encryption | None
+) -> dict[str, str]:
     """Nothing of the operator's settings; everything that a gateway in service has on."""
     kept = {name: environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in environ}
-    return kept | {
-        "AZURE_OPENAI_ENDPOINT": f"http://127.0.0.1:{realtime_port}",
-        "AZURE_OPENAI_DEPLOYMENT_NAME": "measured",
-        "AZURE_OPENAI_API_KEY": "not-a-secret",
-        "GATEWAY_INSECURE": "1",
-        "GATEWAY_MAX_CALLS": str(_MOST_CALLS),
-        "GATEWAY_LOG_FORMAT": "json",
-        "GATEWAY_LOG_LEVEL": "info",
+    scheme = "https" if encryption else "http"
+    return (
+        kept
+        | _tls_environment(encryption)
+        | {
+            "AZURE_OPENAI_ENDPOINT": f"{scheme}://127.0.0.1:{realtime_port}",
+            "AZURE_OPENAI_DEPLOYMENT_NAME": "measured",
+            "AZURE_OPENAI_API_KEY": "not-a-secret",
+            "GATEWAY_INSECURE": "1",
+            "GATEWAY_MAX_CALLS": str(_MOST_CALLS),
+            "GATEWAY_LOG_FORMAT": "json",
+            "GATEWAY_LOG_LEVEL": "info",
+        }
+    )
+
+
+def _tls_environment(encryption: Encryption | None) -> dict[str, str]:
+    if encryption is None:
+        return {}
+    return {
+        "SSL_CERT_FILE": str(encryption.certificate),
+        "GATEWAY_TLS_CERTIFICATE": str(encryption.certificate),
+        "GATEWAY_TLS_KEY": str(encryption.key),
     }

@@ -56,5 +56,7 @@ async def test_a_gateway_that_says_nothing_is_given_up(
         assert await load.grow(1, per_s=100.0) == 0
         for writer in writers:
             writer.close()
+    await asyncio.sleep(0)
 
     assert load.failures[0].startswith("TimeoutError")
+    assert load.lost == 0

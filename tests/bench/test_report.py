@@ -54,13 +54,28 @@ def test_the_json_holds_all_steps_and_where_they_ran() -> None:
     assert values["setup"]["setup"]["p99_ms"] == 9.0
 
 
+def test_all_of_them_say_whether_links_were_encrypted() -> None:
+    """Table, conclusion, JSON and certificate; a number over TLS is another number."""
+    found = findings()
+    plain = [row[-1] for row in report.table(found)]
+    found.has_tls = True
+    encrypted = [row[-1] for row in report.table(found)]
+
+    assert plain == ["links", *["ws"] * 5]
+    assert encrypted == ["links", *["wss"] * 5]
+    assert report.conclusion(found)[0] == "calls one core carries: 100 (TLS on both sides)"
+    assert report.as_json(found, {}, "")["tls"]
+    assert report.certificate(found, {}, "", "")["tls"]
+
+
 def test_the_certificate_is_what_the_setting_reads() -> None:
     """Its members are a contract."""
-    made = report.certificate(100, {"cpu": "a"}, "1.2.3", "2026-11-21T12:00:00+00:00")
+    made = report.certificate(findings(), {"cpu": "a"}, "1.2.3", "2026-11-21T12:00:00+00:00")
 
     assert made == {
         "version": 1,
         "calls_per_core": 100,
+        "tls": False,
         "machine": {"cpu": "a"},
         "gateway": "1.2.3",
         "measured_at": "2026-11-21T12:00:00+00:00",

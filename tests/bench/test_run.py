@@ -3,10 +3,12 @@
 import asyncio
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gateway.bench import run
+from gateway.bench.encryption import throw_away
 from gateway.bench.figures import Figures, Spread, judge
 from gateway.bench.findings import Findings
 from gateway.bench.run import Bench, Plan, bench
@@ -73,13 +75,17 @@ async def test_a_delay_shows_as_such() -> None:
     assert (step.lost_up_ms, step.bursts_lost) == (0.0, 0)
 
 
-async def test_everything_is_accounted_for_with_our_own_gateway() -> None:
+@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
+async def test_everything_is_accounted_for_with_our_own_gateway(
+    tmp_path: Path, *, has_tls: bool
+) -> None:
     """Five calls for two seconds: each burst, answer and barge-in is counted once."""
     before = os.sched_getaffinity(0)
-    subject = OwnGateway(CORE, os.environ)
+    subject = OwnGateway(CORE, os.environ, throw_away(tmp_path) if has_tls else None)
     findings = await Bench(subject, CORE, Plan(step_s=2.0, calls=5), lambda _text: None).run()
     step = findings.steps[0].figures
 
+    assert findings.has_tls == subject.url.startswith("wss:") == has_tls
     assert (step.set_up, step.lost, step.failures) == (5, 0, ())
     assert 5 <= step.bursts <= 15
     assert step.bursts == step.uplink.count + step.bursts_lost

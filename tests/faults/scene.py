@@ -270,7 +270,7 @@ async def stage(
     model_host: str = "127.0.0.1",
     **environ: str,
 ) -> AsyncIterator[Scene]:
-    """Open a model, a gate before it, and a gateway; deadlines are short."""
+    """Open a model, a gate before it, and a gateway; ``environ`` is for settings."""
     async with AsyncExitStack() as stack:
         simulator = await start_simulator(
             SimulatorOptions(script=script or says(), pace=pace, key=key, models=models)
@@ -308,7 +308,6 @@ def _settings(
         "GATEWAY_HOST": "127.0.0.1",
         "GATEWAY_PORT": "0",
         "GATEWAY_OPS_PORT": "0",
-        "GATEWAY_START_DEADLINE_S": "0.3",
         "GATEWAY_CONNECT_BUDGET_S": "1",
         "GATEWAY_SEND_TIMEOUT_S": "1",
         "GATEWAY_HEARTBEAT_S": "1",

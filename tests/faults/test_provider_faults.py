@@ -27,6 +27,7 @@ from gateway.events import (
     SessionUpdated,
     SpeechStarted,
     SpeechStopped,
+    TokensUsed,
 )
 from gateway.simulator.agents import Call as ToolCall
 from gateway.simulator.agents import Turn
@@ -121,7 +122,7 @@ async def _start_raw(scene: Scene, socket: RawSocket, number: str) -> None:
 
 async def test_p05_connects_and_says_nothing(open_scene: OpenScene) -> None:
     """Fifty silent sockets are closed with 1008 by the start deadline, and reach no model."""
-    scene = await open_scene()
+    scene = await open_scene(GATEWAY_START_DEADLINE_S="0.3")
 
     async def be_silent() -> int:
         async with scene.raw() as socket:
@@ -450,6 +451,7 @@ async def test_p21_slow_consumer(open_scene: OpenScene) -> None:
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         await _start_raw(scene, socket, number)
+        await until(lambda: any(isinstance(f, TokensUsed) for f in scene.of_number(number)), 20.0)
         for _ in range(20):
             await socket.reader.read(50)  # 1 kB a second
             await asyncio.sleep(0.05)

@@ -336,7 +336,7 @@ async def test_p35_abnormal_close_in_a_sentence(open_scene: OpenScene) -> None:
     scene = await open_scene(script=script, pace=pace)
     scene.break_model("close_code=1006", "close_when=delta", "close_count=2", "first=1")
 
-    outcome = await scene.call(hang_up_after_s=2.9)
+    outcome = await scene.call(hang_up_after_s=9.0, quiet_s=1.5)
 
     assert [lost.code for lost in outcome.told(RealtimeLost) if not lost.is_expected] == [1006]
     assert scene.metric("realtime_disconnects_total", code="1006") == 1
@@ -464,7 +464,7 @@ async def test_p41_failed_answer_is_asked_for_again(open_scene: OpenScene) -> No
     )
     scene = await open_scene(script=script)
 
-    outcome = await scene.call(utterance("call_start", 0.5), hang_up_after_s=3.2)
+    outcome = await scene.call(utterance("call_start", 0.5), hang_up_after_s=9.0, quiet_s=1.0)
 
     assert [prompt.name for prompt in outcome.told(PromptPlayed)] == ["filler"]
     assert len(_requests(scene.sessions()[0], "response.create")) == 2

@@ -9,6 +9,7 @@ parts share one ``Desk``: ``Session`` is the line to the model, ``Turns`` says w
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
+from gateway.checkup import ALARM, Checkup
 from gateway.desk import CallOptions, Desk
 from gateway.events import (
     AddMessage,
@@ -125,6 +126,8 @@ class Call:
         self._is_active = self._is_ending = False
         self._uplink = Uplink(started.audio_in, options.session.audio)
         self._voice = Voice(self._desk, options, started)
+        self._checkup = Checkup(self._desk, started, self._voice.played, now)
+        self._heard = self._checkup.heard
         self._turns = Turns(self._desk, options, self._voice, now)
         self._desk.tell(_began(started, options))
         self._desk.alarms["max call"] = now + options.max_call_s
@@ -354,11 +357,14 @@ class Call:
             self.to_realtime.append(AppendAudio(payload, now))
         if uplink.has_dropped:
             self._desk.drop("up", "overflow", uplink.take_dropped_ms())
-        self._desk.count("up", duration_ms)
+        self._heard.append((now, event.payload))
+        if self._desk.count("up", duration_ms):
+            self._checkup.look(now)
 
     def _audio_lost(self, event: AudioLost, _now: float) -> None:
         self._desk.drop("up", "gap", event.duration_ms)
         self._caller_clock.silence_added(event.duration_ms)
+        self._checkup.lose(event.duration_ms)
         payload = b"" if self._is_ending else self._uplink.lose(event.duration_ms)
         if payload:
             self.to_realtime.append(AppendAudio(payload))
@@ -512,11 +518,15 @@ class Call:
     def _leave_model(self, now: float) -> None:
         """Nobody waits for the model any more; what the caller said last reaches nobody."""
         self._desk.alarms.clear()
+        self._checkup.finish(now)
         self._desk.drop("up", "ended", self._uplink.leave(self._unsent_audio()))
         self._session.close(now)
 
     def _last_words_bound(self, now: float) -> None:
         self._end(self._last_reason or "agent_hangup", now)
+
+    def _hears_nothing(self, now: float) -> None:
+        self._checkup.look(now)
 
     def _call_is_long(self, now: float) -> None:
         self.hang_up("max_duration", now)
@@ -637,6 +647,7 @@ class Call:
         "rollover": _roll_over,
         "speech": _speech_never_stopped,
         "max call": _call_is_long,
+        ALARM: _hears_nothing,
         "last words": _last_words_bound,
     }
     _ON_SEVERITY: ClassVar[_ErrorTable] = {

@@ -668,6 +668,49 @@ class AudioDropped:
     duration_ms: float
 
 
+AudioFault = Literal[
+    "quiet",
+    "loud",
+    "noisy",
+    "clipped",
+    "dc_offset",
+    "silent",
+    "no_audio",
+    "gaps",
+    "jitter",
+    "echo",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioAssessed:
+    """How the caller's side sounds: the last few seconds, or all of the call (``is_final``).
+
+    None = nothing to tell it from. ``level_dbfs``: of the caller's voice. ``noise_dbfs``: between
+    words. ``clipped_share``: of all samples. ``dc_offset``: share of full scale. ``lost_ms``: audio
+    that never came, told by the provider's counters or by the clock. ``jitter_ms``: how late 95 %
+    of the frames were at most (the worst few seconds of a call). ``echo_likeness``: 0 to 1, how
+    much of the caller's audio is the agent's voice; ``echo_loss_db``: how far below what the phone
+    played. ``faults``: what was wrong; ``new_faults``: of these, what was not told before.
+    """
+
+    is_final: bool
+    duration_ms: float
+    voice_ms: float
+    agent_ms: float
+    level_dbfs: float | None
+    noise_dbfs: float | None
+    clipped_share: float
+    dc_offset: float
+    lost_ms: float
+    jitter_ms: float
+    echo_likeness: float
+    echo_loss_db: float | None
+    echo_delay_ms: float | None
+    faults: tuple[AudioFault, ...] = ()
+    new_faults: tuple[AudioFault, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class RelayMeasured:
     """What the gateway added to one message: from its arrival to the end of our send."""
@@ -904,6 +947,7 @@ Fact = (
     | SetUpTimed
     | AudioCounted
     | AudioDropped
+    | AudioAssessed
     | RelayMeasured
     | FirstAudioSent
     | TurnAnswered

@@ -21,6 +21,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from gateway.events import (
+    AudioAssessed,
     AudioCounted,
     AudioDropped,
     AudioFormat,
@@ -372,6 +373,20 @@ def _audio_dropped(fact: AudioDropped) -> _Line:
     return _Line(level, "audio_dropped", _fields_of(fact))
 
 
+def _audio_assessed(fact: AudioAssessed) -> _Line:
+    if fact.new_faults:
+        return _Line(logging.WARNING, "audio_fault", _fields_of(fact, "is_final"))
+    return _Line(logging.DEBUG, "audio_assessed", _fields_of(fact))
+
+
+def _audio_figures(fact: AudioAssessed) -> dict[str, Any]:
+    """What the last line of a call says of its sound, save what could not be told."""
+    names = ("level_dbfs", "noise_dbfs", "clipped_share", "lost_ms", "jitter_ms", "echo_loss_db")
+    found = {f"caller_{name}": _brief(getattr(fact, name)) for name in names}
+    told = {name: value for name, value in found.items() if value is not None}
+    return told | {"audio_faults": fact.faults}
+
+
 def _tokens(fact: TokensUsed) -> _Line:
     return _Line(logging.DEBUG, "tokens_used", _fields_of(fact.usage))
 
@@ -402,6 +417,7 @@ _LINES: Mapping[type, _LineOf | None] = {
     SetUpTimed: _plain(logging.DEBUG, "set_up_timed"),
     AudioCounted: None,
     AudioDropped: _audio_dropped,
+    AudioAssessed: _audio_assessed,
     RelayMeasured: None,
     FirstAudioSent: _plain(logging.INFO, "first_audio_sent"),
     TurnAnswered: _plain(logging.INFO, "turn_answered"),
@@ -479,9 +495,12 @@ class CallLog:
         self._logger = structlog.get_logger().bind(call_id=call_id)
         self._log_transcripts = log_transcripts
         self._samples: dict[tuple[str, ...], _Sample] = {}
+        self._audio: Mapping[str, Any] = {}
 
     def observe(self, fact: Fact, now: float) -> None:
         """Log one fact of the call; ``now`` is in seconds, of any clock that does not go back."""
+        if isinstance(fact, AudioAssessed) and fact.is_final:
+            self._audio = _audio_figures(fact)
         line_of = _LINES.get(type(fact))
         if line_of is None or (isinstance(fact, CallerSpoke) and not self._log_transcripts):
             return
@@ -489,7 +508,8 @@ class CallLog:
         if suppressed is None:
             return
         line = line_of(fact)
-        self._logger.log(line.level, line.event, **self._allowed(line.fields), **suppressed)
+        more = dict(self._audio if isinstance(fact, CallEnded) else {}, **suppressed)
+        self._logger.log(line.level, line.event, **self._allowed(line.fields), **more)
         if isinstance(fact, FrameRejected):
             self._logger.debug("frame_rejected_detail", kind=fact.kind, detail=fact.detail)
 

@@ -27,8 +27,10 @@ from gateway import __version__
 from gateway.audio.convert import converter_name
 from gateway.events import (
     RESULTS,
+    AudioAssessed,
     AudioCounted,
     AudioDropped,
+    AudioFault,
     BargedIn,
     BargeInConfirmed,
     CallBegan,
@@ -185,6 +187,9 @@ _DEAD_AIR_BUCKETS = (3, 4, 6, 8, 10, 15, 30)
 _QUEUE_BUCKETS = (0, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 240)
 _BARGEIN_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1)
 _HEARD_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 1, 2)
+_LEVEL_BUCKETS = (-75, -65, -60, -55, -50, -45, -42, -40, -35, -30, -25, -20, -15, -12, -9, -6)
+_JITTER_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1)
+_ECHO_BUCKETS = (5, 10, 15, 20, 25, 30, 35, 40, 45)
 _LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1)
 
 _Series = TypeVar("_Series", Counter, Gauge, Histogram)
@@ -394,6 +399,38 @@ class _AudioSeries:
         )
 
 
+class _HealthSeries:
+    """How calls sound from the caller's side; each call counts once, when it is over."""
+
+    def __init__(self, make: _Maker) -> None:
+        self.level_dbfs = make.histogram(
+            "caller_level_dbfs",
+            "Level of the caller's voice, a call; speech is quiet below -40, loud above -12.",
+            _LEVEL_BUCKETS,
+        )
+        self.noise_dbfs = make.histogram(
+            "caller_noise_dbfs", "Noise between the caller's words, a call.", _LEVEL_BUCKETS
+        )
+        self.jitter_s = make.histogram(
+            "caller_jitter_seconds",
+            "How late 95 % of a call's frames came at most, in its worst 5 s.",
+            _JITTER_BUCKETS,
+        )
+        self.echo_loss_db = make.histogram(
+            "echo_return_loss_db",
+            "Calls with echo of the agent: how far below what was played it came back.",
+            _ECHO_BUCKETS,
+        )
+        self.faults = make.counters(
+            "audio_faults",
+            "Calls with a fault in the caller's audio, each kind once a call.",
+            fault=(*get_args(AudioFault), _OTHER),
+        )
+        self.missing_ms = make.counter(
+            "caller_audio_missing_ms", "Caller audio that never came, in milliseconds."
+        )
+
+
 class _RealtimeSeries:
     """The line to the model."""
 
@@ -483,6 +520,7 @@ class Metrics:
         self.calls = _CallSeries(make, _with_other(providers), _with_other(agents))
         self.turns = _TurnSeries(make)
         self.audio = _AudioSeries(make)
+        self.health = _HealthSeries(make)
         self.realtime = _RealtimeSeries(make)
         self.costs = _CostSeries(make, _with_other(models))
         self.process = _ProcessSeries(make)
@@ -652,6 +690,17 @@ class CallMetrics:
             _add(audio.generated_ms, fact.duration_ms)
             _add(audio.unheard_ms, fact.duration_ms)
 
+    def _audio_assessed(self, fact: AudioAssessed) -> None:
+        health = self._metrics.health
+        for fault in fact.new_faults:
+            health.faults.of(fault).inc()
+        if fact.is_final:
+            _observe(health.level_dbfs, fact.level_dbfs)
+            _observe(health.noise_dbfs, fact.noise_dbfs)
+            _observe(health.echo_loss_db, fact.echo_loss_db)
+            health.jitter_s.observe(fact.jitter_ms / 1000)
+            _add(health.missing_ms, fact.lost_ms)
+
     def _relayed(self, fact: RelayMeasured) -> None:
         self._metrics.audio.relay_s.of(fact.direction).observe(fact.latency_s)
 
@@ -745,6 +794,7 @@ class CallMetrics:
             SetUpTimed: _set_up_timed,
             AudioCounted: _audio_counted,
             AudioDropped: _audio_dropped,
+            AudioAssessed: _audio_assessed,
             RelayMeasured: _relayed,
             FirstAudioSent: _first_audio,
             TurnAnswered: _turn_answered,
@@ -771,6 +821,12 @@ class CallMetrics:
             CallEnded: _call_ended,
         }
     )
+
+
+def _observe(histogram: Histogram, value: float | None) -> None:
+    """What could not be told is not counted."""
+    if value is not None:
+        histogram.observe(value)
 
 
 def _add(counter: Counter, amount: float) -> None:

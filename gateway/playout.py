@@ -264,6 +264,10 @@ class Playout:
         """Audio that has not been sent yet."""
         return self._queued / self._rate
 
+    def ahead_ms(self, now: float) -> float:
+        """Audio that was sent and has not been heard yet."""
+        return self._ahead(now) / self._rate
+
     def unheard_ms(self, now: float) -> float:
         """Audio the caller has not heard yet, wherever it is."""
         return (self._queued + self._ahead(now)) / self._rate

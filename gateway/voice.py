@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
+from gateway.audio.echo import Played
 from gateway.conversation import Conversation
 from gateway.desk import CallOptions, Desk
 from gateway.downlink import Downlink
@@ -41,6 +42,7 @@ class Voice:
         self._options = options
         self._downlink = Downlink(options.session.audio, _playout_options(started, options))
         self._playout = self._downlink.playout
+        self.played = Played(started.audio_out.encoding, started.audio_out.rate_hz)
         self._foreign_items: tuple[str, ...] = ()
         self._newest: Item | None = None
         self._watched: Item | None = None
@@ -63,14 +65,17 @@ class Voice:
         """Queue a delta and hand over what may go; true when something went."""
         self._newest = self._downlink.accept(delta)
         commands = self._playout.release(now, now)
-        self._hand_over(commands)
+        self._hand_over(commands, now)
         return bool(commands)
 
-    def _hand_over(self, commands: Sequence[ProviderCommand]) -> None:
+    def _hand_over(self, commands: Sequence[ProviderCommand], now: float) -> None:
         if commands:
             self._desk.to_provider.extend(commands)
-            if self._desk.count("down", self._playout.sent_ms(commands)):
+            sent_ms = self._playout.sent_ms(commands)
+            if self._desk.count("down", sent_ms):
                 self._desk.tell(QueueSeen("down", self._playout.queued_ms()))
+            payloads = [command.payload for command in commands if isinstance(command, PlayAudio)]
+            self.played.add(payloads, now, follows=self._playout.ahead_ms(now) > sent_ms)
             if self._playout.gap_ms:
                 self._desk.tell(Underrun(self._playout.gap_ms))
                 self._playout.gap_ms = 0.0
@@ -88,7 +93,7 @@ class Voice:
         pcm = self._options.prompts.get(name, b"")
         if pcm:
             self._desk.tell(PromptPlayed(name))
-            self._hand_over(self._downlink.play_prompt(name, pcm, now))
+            self._hand_over(self._downlink.play_prompt(name, pcm, now), now)
         return bool(pcm)
 
     def duration_ms(self, delta: AudioDelta) -> float:
@@ -125,7 +130,7 @@ class Voice:
 
     def advance(self, now: float) -> None:
         """Hand over what may go, and close the accounts of what was heard to its end."""
-        self._hand_over(self._playout.release(now))
+        self._hand_over(self._playout.release(now), now)
         for heard in self._playout.collect(now):
             self._account(heard)
 
@@ -175,6 +180,7 @@ class Voice:
             return
         unheard_ms = self._playout.unheard_ms(now)
         unsent_ms = self._take_back_unsent()
+        self.played.cut(now)
         self._desk.drop("down", "unheard", unsent_ms + self._playout.clear(now))
         self._downlink.forget()
         if is_barge_in:

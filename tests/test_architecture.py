@@ -70,11 +70,13 @@ ROOMS = {
     "answers": _room("events", _PURE),
     "desk": _room("events", _PURE),
     "waiting": _room("events", _PURE),
-    "voice": _room("events desk conversation downlink playout", _PURE),
+    "checkup": _room("events desk audio.*", _PURE),
+    "voice": _room("events desk conversation downlink playout audio.*", _PURE),
     "session": _room("events desk states conversation", _PURE),
     "turns": _room("events desk states answers voice waiting", _PURE),
     "call": _room(
-        "events errors desk states session turns uplink voice waiting playout audio.*", _PURE
+        "events errors checkup desk states session turns uplink voice waiting playout audio.*",
+        _PURE,
     ),
     "providers": _room("events errors", _PURE),
     "providers.table": _room("errors events providers providers.*", _IO),

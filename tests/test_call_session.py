@@ -482,7 +482,7 @@ def test_the_expiry_is_read_on_the_wall_clock() -> None:
     ):
         call.realtime_received(event, 10.0)
 
-    assert call.next_timer() == 1750.0
+    assert call._desk.alarms["rollover"] == 1750.0
 
 
 def test_an_expiry_that_is_over_already_is_not_believed() -> None:

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from gateway.events import (
     RESULTS,
     ULAW_8K,
+    AudioAssessed,
     AudioCounted,
     AudioDropped,
     CallBegan,
@@ -40,6 +41,24 @@ from gateway.events import (
     Usage,
 )
 from gateway.logs import _LINES, CallLog, Format, configure, mask_number
+
+ASSESSED = AudioAssessed(
+    is_final=True,
+    duration_ms=60_000,
+    voice_ms=20_000,
+    agent_ms=20_000,
+    level_dbfs=-22.5,
+    noise_dbfs=-61.0,
+    clipped_share=0.0,
+    dc_offset=0.0,
+    lost_ms=120.0,
+    jitter_ms=30.0,
+    echo_likeness=0.9,
+    echo_loss_db=18.0,
+    echo_delay_ms=120.0,
+    faults=("echo",),
+    new_faults=("echo",),
+)
 
 CANARY = "canary-4711-secret"
 LEVELS = ("debug", "info", "warning", "error")
@@ -448,6 +467,19 @@ def test_call_ended(reason: Reason) -> None:
     assert record["duration_s"] == 12.3457
 
 
+def test_the_last_line_says_how_the_caller_sounded() -> None:
+    """The figures of the whole call are on its last line; what could not be told is not."""
+    final = replace(ASSESSED, noise_dbfs=None)
+
+    records = lines_of(final, ended("caller_hangup"), level="info")
+
+    assert [record["event"] for record in records] == ["audio_fault", "call_ended"]
+    assert records[0]["new_faults"] == ["echo"]
+    assert records[1]["caller_level_dbfs"] == -22.5
+    assert records[1]["audio_faults"] == ["echo"]
+    assert "caller_noise_dbfs" not in records[1]
+
+
 @pytest.mark.parametrize(
     ("severity", "level"),
     [
@@ -474,6 +506,8 @@ def test_realtime_error(severity: Severity, level: str) -> None:
         (RealtimeLost(1006, 1, is_expected=False), "warning"),
         (AudioDropped("down", "unheard", 20), "debug"),
         (AudioDropped("up", "overflow", 20), "warning"),
+        (ASSESSED, "warning"),
+        (replace(ASSESSED, new_faults=()), "debug"),
         (CallReady(0.3), "info"),
         (StateChanged("turn", "speaking"), "debug"),
         (DtmfEntered(), "debug"),

@@ -16,6 +16,7 @@ from gateway.audio.convert import converter_name
 from gateway.events import (
     RESULTS,
     ULAW_8K,
+    AudioAssessed,
     AudioCounted,
     AudioDropped,
     BargedIn,
@@ -63,6 +64,23 @@ BEGAN = CallBegan("twilio", "default", "CA1", "+15551234567", "+15557654321", UL
 
 DOORS = ("twilio", "asterisk")
 TIMED = TurnTimed(0.5, 0.7, 0.1, 0.05, 0.15)
+ASSESSED = AudioAssessed(
+    is_final=True,
+    duration_ms=60_000,
+    voice_ms=20_000,
+    agent_ms=20_000,
+    level_dbfs=-22.5,
+    noise_dbfs=-61.0,
+    clipped_share=0.0,
+    dc_offset=0.0,
+    lost_ms=120.0,
+    jitter_ms=30.0,
+    echo_likeness=0.9,
+    echo_loss_db=18.0,
+    echo_delay_ms=120.0,
+    faults=("echo",),
+    new_faults=("echo",),
+)
 
 
 def ended(reason: Reason, duration_s: float = 0.0) -> CallEnded:
@@ -147,6 +165,17 @@ def exported() -> Exported:
             {"direction": "down", "le": "0.005"},
             1,
         ),
+        (ASSESSED, "caller_level_dbfs_bucket", {"le": "-25.0"}, 0),
+        (ASSESSED, "caller_level_dbfs_bucket", {"le": "-20.0"}, 1),
+        (ASSESSED, "caller_noise_dbfs_bucket", {"le": "-60.0"}, 1),
+        (ASSESSED, "caller_jitter_seconds_sum", {}, 0.03),
+        (ASSESSED, "caller_audio_missing_ms_total", {}, 120),
+        (ASSESSED, "echo_return_loss_db_sum", {}, 18),
+        (ASSESSED, "audio_faults_total", {"fault": "echo"}, 1),
+        (replace(ASSESSED, is_final=False), "audio_faults_total", {"fault": "echo"}, 1),
+        (replace(ASSESSED, is_final=False), "caller_level_dbfs_count", {}, 0),
+        (replace(ASSESSED, level_dbfs=None), "caller_level_dbfs_count", {}, 0),
+        (replace(ASSESSED, new_faults=()), "audio_faults_total", {"fault": "echo"}, 0),
         (FirstAudioSent(0.9), "first_audio_seconds_sum", {}, 0.9),
         (TurnAnswered(0.8), "turn_latency_seconds_sum", {}, 0.8),
         (TIMED, "turn_seconds_sum", {}, 1.5),

@@ -1,0 +1,49 @@
+"""Looks after the sound of one call: frames and what the phone plays in, ``AudioAssessed`` out."""
+
+from dataclasses import asdict
+from typing import Final
+
+from gateway.audio.echo import Played
+from gateway.audio.health import NO_AUDIO_S, Assessment, Health
+from gateway.desk import Desk
+from gateway.events import AudioAssessed, CallStarted
+
+# The alarm that rings when no frames come: as long as they do, it is put off once a second.
+ALARM: Final = "no audio"
+_ALARM_S: Final = NO_AUDIO_S + 0.1
+
+
+class Checkup:
+    """``heard`` takes ``(now, payload)`` of each frame; ``look`` is called about once a second."""
+
+    def __init__(self, desk: Desk, started: CallStarted, played: Played, now: float) -> None:
+        self._desk = desk
+        audio = started.audio_in
+        self._health = Health(audio.encoding, audio.rate_hz, played, now)
+        self.heard = self._health.heard
+        self._is_over = False
+        self._put_off(now)
+
+    def _put_off(self, now: float) -> None:
+        self._desk.alarms[ALARM] = now + _ALARM_S
+
+    def lose(self, duration_ms: float) -> None:
+        """So much of the caller's audio never arrived."""
+        self._health.lose(duration_ms)
+
+    def look(self, now: float) -> None:
+        """About a second of audio has come, or none for too long."""
+        assessment = self._health.listen(now)
+        if assessment is not None:
+            self._desk.tell(_fact(assessment))
+        self._put_off(now)
+
+    def finish(self, now: float) -> None:
+        """Nobody listens to the caller any more: tell of all of the call, once."""
+        if not self._is_over:
+            self._is_over = True
+            self._desk.tell(_fact(self._health.finish(now)))
+
+
+def _fact(assessment: Assessment) -> AudioAssessed:
+    return AudioAssessed(**asdict(assessment))

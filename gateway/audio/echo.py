@@ -160,7 +160,7 @@ class Echo:
         self.likeness = min(1.0, float(likenesses[lag]))
         self.loss_db = self.delay_ms = None
         if self.likeness >= LEAST_LIKENESS:
-            self.loss_db = -20 * log10(abs(self._products[lag]) / powers[lag])
+            self.loss_db = -20 * log10(abs(self._products[lag]) / self._powers[lag])
             self.delay_ms = lag * 1000 / _RATE_HZ
 
 

@@ -25,7 +25,15 @@ from gateway.breaker import Breaker
 from gateway.bridge import Bridge, Outside
 from gateway.call import Call, CallOptions
 from gateway.errors import AuthRejected, CallRejected
-from gateway.events import CallEnded, CallStarted, CostIncurred, Fact, SetUpTimed, Termination
+from gateway.events import (
+    CallBegan,
+    CallEnded,
+    CallStarted,
+    CostIncurred,
+    Fact,
+    SetUpTimed,
+    Termination,
+)
 from gateway.links import MediaSocket, ServerLink
 from gateway.logs import CallLog, SampledLog
 from gateway.metrics import Metrics, add_process_metrics
@@ -48,6 +56,7 @@ from gateway.tape.record import (
     taped_dial,
 )
 from gateway.tls import server_tls
+from gateway.traces import Traces, is_wanted, open_traces
 
 # A refused stream may come back after this many seconds.
 RETRY_AFTER_S: Final = 5
@@ -85,6 +94,7 @@ class Gateway:
     breaker: Breaker
     tokens: Tokens = field(default_factory=Tokens)
     tapes: Tapes | None = None
+    traces: Traces | None = None
     bridges: set[Bridge] = field(default_factory=set)
     on_tape: dict[Bridge, Tape] = field(default_factory=dict)
     is_empty: asyncio.Event = field(default_factory=asyncio.Event)
@@ -339,6 +349,12 @@ class _Watch:
 
     def _tell(self, fact: Fact) -> None:
         """Everybody hears of it; the end of the call frees its place at once."""
+        if self._gateway.traces is not None:
+            self._show(self._gateway.traces.observe, fact)
+            if isinstance(fact, CallBegan):
+                trace_id = self._gateway.traces.trace_id(self.call_id)
+                self.log = self.log.bind(trace_id=trace_id)
+                self._facts.join(trace_id)
         self._metrics.observe(fact)
         self._facts.observe(fact, time.monotonic())
         if isinstance(fact, CallEnded):
@@ -599,7 +615,8 @@ async def open_gateway(settings: Settings, shared: Shared | None = None) -> Asyn
     Raises:
         OSError: an address is taken or not ours.
         AudioFileError: a prompt cannot be used.
-        SettingsError: the certificate of the public listener cannot be used.
+        SettingsError: the certificate of the public listener cannot be used, or traces are wanted
+            without the extra ``otel``.
     """
     async with AsyncExitStack() as stack:
         gateway = await _build(settings, stack, shared)
@@ -653,6 +670,7 @@ async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | Non
         admission=shared.admission if shared else OwnAdmission(settings.call_limit),
         tokens=Tokens(shared.token_key if shared else settings.token_key_bytes),
         tapes=_tapes(settings, metrics, stack),
+        traces=_traces(metrics, stack),
     )
 
 
@@ -675,6 +693,19 @@ def _tapes(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Tapes
 
     stack.push_async_callback(close)
     return tapes
+
+
+def _traces(metrics: Metrics, stack: AsyncExitStack) -> Traces | None:
+    """Where calls become traces, if the environment names a collector."""
+    if not is_wanted():
+        return None
+    traces = open_traces(metrics.spans)
+
+    async def close() -> None:
+        await asyncio.to_thread(traces.close)
+
+    stack.push_async_callback(close)
+    return traces
 
 
 def _dial(settings: Settings, auth: Auth, stack: AsyncExitStack) -> Dial:

@@ -497,6 +497,10 @@ class CallLog:
         self._samples: dict[tuple[str, ...], _Sample] = {}
         self._audio: Mapping[str, Any] = {}
 
+    def join(self, trace_id: str) -> None:
+        """Every further line has the call's trace on it, 32 hex digits."""
+        self._logger = self._logger.bind(trace_id=trace_id)
+
     def observe(self, fact: Fact, now: float) -> None:
         """Log one fact of the call; ``now`` is in seconds, of any clock that does not go back."""
         if isinstance(fact, AudioAssessed) and fact.is_final:

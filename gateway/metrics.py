@@ -501,6 +501,11 @@ class _ProcessSeries:
             "event_loop_lag_seconds", "How late the event loop runs timers.", _LAG_BUCKETS
         )
         self.tapes = make.counters("tapes", "Tapes that ended.", result=_TAPE_RESULTS)
+        self.spans = make.counters(
+            "trace_spans",
+            "Spans of traces; what ended and is neither was dropped, or waits.",
+            result=("ended", "exported", "failed", _OTHER),
+        )
         self.tape_lost = make.counter(
             "tape_lost_messages", "Messages missing on tapes: the disk was too slow."
         )
@@ -566,6 +571,10 @@ class Metrics:
     def tape_ended(self, result: str) -> None:
         """A tape is whole, was cut for its length, or failed; from any thread."""
         self.process.tapes.of(result).inc()
+
+    def spans(self, result: str, count: int) -> None:
+        """Spans of traces ended, were exported, or failed to be; from any thread."""
+        self.process.spans.of(result).inc(count)
 
     def tape_lost(self, messages: int) -> None:
         """So many messages are missing on tapes; from any thread."""

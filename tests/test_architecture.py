@@ -102,6 +102,7 @@ ROOMS = {
     "tls": _room("errors settings", _IO - {"ssl"}),
     "metrics": _room("audio.* events errors", _IO - {"prometheus_client"}),
     "logs": _room("events errors", _IO - {"logging", "structlog", "urllib"}),
+    "traces": _room("events errors", _IO - {"os", "threading"}),  # the SDK is of the extra `otel`
     "simulator": _room("events errors", _IO),
     "simulator.*": _room("events errors audio.* simulator simulator.*", _SOCKETS | _CLOCK),
     "simulator.caller": _room("events errors audio.* simulator simulator.*"),

@@ -11,6 +11,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 from gateway.app import open_gateway
 from gateway.errors import SettingsError, TapeError
 from gateway.events import CallEnded, TokensUsed, Usage
+from gateway.prices import Bill, Prices, read_prices
 from gateway.settings import Agent, Settings
 from gateway.simulator.asterisk_line import CODECS
 from gateway.simulator.caller import place_call
@@ -61,15 +63,19 @@ class Figures:
     caller_words: str
     heard_words: str
     usage: Usage
+    cost_usd: float
 
 
-def figures_of(path: Path) -> Figures:
+def figures_of(path: Path, prices: Prices) -> Figures:
     """Read a tape and add up.
 
     Raises:
         TapeError: it cannot be read or played.
     """
     story, facts = story_of(path), [fact for _, fact in judge(path).replayed.facts]
+    bill = Bill(prices, _day(story), "")
+    for fact in facts:
+        bill.of(fact)
     totals = [turn.total_ms for turn in story.turns]
     ended = [fact for fact in facts if isinstance(fact, CallEnded)]
     return Figures(
@@ -82,7 +88,16 @@ def figures_of(path: Path) -> Figures:
         caller_words=" ".join(words.text for words in story.caller if words.text),
         heard_words=" ".join(s.heard_text.strip() for s in story.agent if s.heard_text),
         usage=_sum(fact.usage for fact in facts if isinstance(fact, TokensUsed)),
+        cost_usd=bill.total_usd,
     )
+
+
+def _day(story: Story) -> date:
+    """The day of the call; of a tape that does not say, today: list prices are by date."""
+    try:
+        return datetime.fromisoformat(story.head.started_at).date()
+    except ValueError:
+        return datetime.now(UTC).date()
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:
@@ -214,11 +229,11 @@ async def what_if(
         SettingsError: the trial's settings cannot be used.
         PeerRefused: the gateway refused the call.
     """
-    results, told = [], []
+    results, told, prices = [], [], read_prices(settings.prices)
     for path in tapes_at(paths):
         with tempfile.TemporaryDirectory(prefix="what-if-") as folder:
             tape = await _placed(plan_of(path, trial), tried(settings, trial, Path(folder)), folder)
-            then, now = figures_of(path), figures_of(tape)
+            then, now = figures_of(path, prices), figures_of(tape, prices)
             if trial.out is not None:
                 trial.out.mkdir(parents=True, exist_ok=True)
                 (trial.out / tape.name).write_bytes(tape.read_bytes())
@@ -254,6 +269,7 @@ def compared(then: Figures, now: Figures) -> list[tuple[str, str]]:
         _row("speech never heard", then, now, lambda figures: f"{figures.unheard_s:.1f} s"),
         _row("tokens in", then, now, lambda figures: _tokens(figures.usage, "input")),
         _row("tokens out", then, now, lambda figures: _tokens(figures.usage, "output")),
+        _row("cost by list prices", then, now, lambda figures: f"{figures.cost_usd:.4f} USD"),
     ]
     for name, words in (
         ("caller, then", then.caller_words),

@@ -169,7 +169,7 @@ ROOMS = {
     "dialout": _room(f"audio.* errors terminal {_STAND_INS}", _IO - {"asyncio", "urllib"}),
     "demo": _room(f"app audio.* errors events settings shipped terminal {_STAND_INS}", _WIRE),
     "whatif": _room(
-        "app errors events settings simulator.* simulator.caller tape.judge tape.story"
+        "app errors events prices settings simulator.* simulator.caller tape.judge tape.story"
         " tape.tracks terminal",
         _WIRE,
     ),

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from gateway.errors import SettingsError, TapeError
 from gateway.events import Usage
+from gateway.prices import read_prices
 from gateway.settings import Agent
 from gateway.simulator.server import Simulator
 from gateway.tape.judge import tapes_at
@@ -17,7 +18,7 @@ from gateway.whatif import Figures, Trial, changed, compared, figures_of, plan_o
 from tests.running import settings_for
 from tests.tape.conftest import call_on_tape  # noqa: F401  # a fixture
 
-FIGURES = Figures("success, caller_hangup", 2, (900.0, 700.0), 1, 3.0, 1.5, "", "hi", Usage())
+FIGURES = Figures("success, caller_hangup", 2, (900.0, 700.0), 1, 3.0, 1.5, "", "hi", Usage(), 0.0)
 
 
 def test_fields_of_an_agent_are_set_by_name(tmp_path: Path) -> None:
@@ -105,14 +106,17 @@ async def test_another_agent_is_tried_on_a_taped_call(
     assert now.turns >= 2
     assert now.latencies_ms[0] < then.latencies_ms[0] - 100
     assert now.usage.input_audio > 0
-    assert figures_of(tape) == now
+    assert figures_of(tape, read_prices()) == now
+    assert now.cost_usd > 0
     assert f"{then.latencies_ms[0]:.0f} ms -> {now.latencies_ms[0]:.0f} ms" in printed
 
 
 def test_what_did_not_change_is_shown_once() -> None:
     """What did, as then -> now."""
     rows = dict(compared(FIGURES, FIGURES))
-    other = Figures("success, caller_hangup", 2, (500.0,), 0, 3.0, 0.5, "", "ho", Usage(1, 2, 0, 1))
+    other = Figures(
+        "success, caller_hangup", 2, (500.0,), 0, 3.0, 0.5, "", "ho", Usage(1, 2, 0, 1), 0.5
+    )
     changes = dict(compared(FIGURES, other))
 
     assert rows["answered after, worst"] == "900 ms"
@@ -120,4 +124,5 @@ def test_what_did_not_change_is_shown_once() -> None:
     assert changes["interruptions"] == "1 -> 0"
     assert changes["speech never heard"] == "1.5 s -> 0.5 s"
     assert changes["tokens in"] == "0 text, 0 audio, 0 cached -> 1 text, 2 audio, 1 cached"
+    assert changes["cost by list prices"] == "0.0000 USD -> 0.5000 USD"
     assert (changes["heard, then"], changes["heard, now"]) == ("hi", "ho")

@@ -17,7 +17,8 @@ import aiohttp
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, disable_created_metrics
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from gateway.admission import Admission, OwnAdmission, Tokens
 from gateway.audio.wav import read_wav
@@ -355,6 +356,7 @@ class _Watch:
                 trace_id = self._gateway.traces.trace_id(self.call_id)
                 self.log = self.log.bind(trace_id=trace_id)
                 self._facts.join(trace_id)
+                self._metrics.join(trace_id)
         self._metrics.observe(fact)
         self._facts.observe(fact, time.monotonic())
         if isinstance(fact, CallEnded):
@@ -502,9 +504,12 @@ def public_app(gateway: Gateway) -> web.Application:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the operations listener tells: the metrics page, and why not ready ("" = ready)."""
+    """What the operations listener tells: the metrics page, and why not ready ("" = ready).
 
-    page: Callable[[], bytes]
+    ``page`` is given what writes a registry down in the format the reader asked for.
+    """
+
+    page: Callable[[Callable[[Collector], bytes]], bytes]
     why_not_ready: Callable[[], str]
 
 
@@ -512,8 +517,10 @@ STATE: Final = web.AppKey("STATE", State)
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    page = request.app[STATE].page()
-    return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    # Exemplars exist in the OpenMetrics format only; Prometheus asks for it first.
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    page = request.app[STATE].page(encode)
+    return web.Response(body=page, headers={"Content-Type": content_type})
 
 
 async def _livez(_request: web.Request) -> web.Response:
@@ -536,9 +543,9 @@ def ops_app(state: State) -> web.Application:
 
 
 def _state_of(gateway: Gateway) -> State:
-    def page() -> bytes:
+    def page(encode: Callable[[Collector], bytes]) -> bytes:
         _renew_gauges(gateway)
-        return generate_latest(gateway.registry)
+        return encode(gateway.registry)
 
     return State(page, lambda: "" if gateway.is_ready else "draining")
 

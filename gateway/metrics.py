@@ -629,6 +629,11 @@ class CallMetrics:
         self._active: Gauge | None = None
         self._is_ready = False
         self._sessions = 0
+        self._exemplar: dict[str, str] | None = None
+
+    def join(self, trace_id: str) -> None:
+        """Turns are told with the call's trace as their exemplar, where the page's format can."""
+        self._exemplar = {"trace_id": trace_id}
 
     def observe(self, fact: Fact) -> None:
         """Count one fact of the call."""
@@ -722,9 +727,9 @@ class CallMetrics:
     def _turn_timed(self, fact: TurnTimed) -> None:
         turns = self._metrics.turns
         turns.outcomes.of("answered").inc()
-        turns.total_s.observe(fact.total_s)
+        turns.total_s.observe(fact.total_s, self._exemplar)
         for stage, duration_s in fact.stages():
-            turns.stage_s.of(stage).observe(duration_s)
+            turns.stage_s.of(stage).observe(duration_s, self._exemplar)
 
     def _turn_lost(self, fact: TurnLost) -> None:
         self._metrics.turns.outcomes.of(fact.outcome).inc()

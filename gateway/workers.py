@@ -21,7 +21,6 @@ from typing import BinaryIO, Final
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, disable_created_metrics
-from prometheus_client.exposition import generate_latest
 
 from gateway.app import GOODBYE_S, State, doors_of, load_prompts, open_ops
 from gateway.channel import Channel, channel_pair
@@ -137,7 +136,7 @@ class Crew:
     @property
     def state(self) -> State:
         """What the operations listener says."""
-        return State(lambda: generate_latest(self._page), self._why_not_ready)
+        return State(lambda encode: encode(self._page), self._why_not_ready)
 
     def _why_not_ready(self) -> str:
         if self._leaving.is_set():

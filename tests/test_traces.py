@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+import aiohttp
 import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from structlog.testing import capture_logs
 
 from gateway import traces
+from gateway.audio.wav import read_wav
 from gateway.errors import SettingsError
 from gateway.events import (
     ULAW_8K,
@@ -33,6 +35,9 @@ from gateway.events import (
     TurnAnswered,
     TurnTimed,
 )
+from gateway.shipped import shipped_sound
+from gateway.simulator.caller import place_call
+from gateway.simulator.callplan import CallPlan, Utterance, When
 from gateway.simulator.server import Simulator
 from gateway.traces import Traces, is_wanted, open_traces
 from tests.running import (
@@ -46,6 +51,7 @@ from tests.running import (
 )
 
 NUMBER = "+15551234567"
+WORDS = Utterance(read_wav(shipped_sound("caller.wav"), 24_000)[:96_000], 24_000, When())
 BEGAN = CallBegan("twilio", "default", "CA1", NUMBER, "+15557654321", ULAW_8K, ULAW_8K)
 ENDED = CallEnded(Termination("caller_hangup"), 9.0, 1, 1, 3000.0, 2000.0)
 
@@ -124,6 +130,36 @@ async def test_a_call_is_one_trace_at_the_collector(
     # A trace begins with the call; what was told of its set-up before has none yet.
     began = [line["event"] for line in lines].index("call_began")
     assert {line.get("trace_id") for line in lines[began:]} == {call.trace_id.hex()}
+
+
+async def test_turns_are_spans_and_exemplars_of_one_trace(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who speaks: from a bucket of the turn histogram one comes to the call's trace."""
+    plan = CallPlan(says=(WORDS,), quiet_s=0.2, hang_up_after_s=15.0)
+    openmetrics = {"Accept": "application/openmetrics-text;version=1.0.0"}
+    async with collecting(monkeypatch) as collector:
+        with capture_logs():
+            async with watched_gateway(settings_for(simulator)) as (running, _):
+                await place_call(f"{url_of(running)}/twilio/media", plan)
+                page = f"http://127.0.0.1:{running.ops_port}/metrics"
+                async with (
+                    aiohttp.ClientSession() as http,
+                    http.get(page, headers=openmetrics) as reply,
+                    http.get(page) as plain,
+                ):
+                    text, without = await reply.text(), await plain.text()
+
+    [call] = [span for span in collector.spans if span.name == "call"]
+    turns = [span for span in collector.spans if span.name == "turn"]
+    [bucket] = [
+        line for line in text.splitlines() if "turn_seconds_bucket" in line and " # {" in line
+    ]
+    assert turns
+    assert {turn.trace_id for turn in turns} == {call.trace_id}
+    assert f'trace_id="{call.trace_id.hex()}"' in bucket
+    assert text.endswith("# EOF\n")
+    assert "trace_id" not in without
 
 
 async def test_a_dead_collector_touches_no_call(

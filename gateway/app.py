@@ -25,8 +25,10 @@ from gateway.audio.wav import read_wav
 from gateway.breaker import Breaker
 from gateway.bridge import Bridge, Outside
 from gateway.call import Call, CallOptions
-from gateway.errors import AuthRejected, CallRejected
+from gateway.errors import AudioFileError, AuthRejected, CallRejected
 from gateway.events import (
+    PCM_24K,
+    AnnouncementHeard,
     CallBegan,
     CallEnded,
     CallStarted,
@@ -47,6 +49,8 @@ from gateway.realtime.connection import auth_from, dial, target_from
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.settings import Agent, Settings
 from gateway.shipped import PROMPT_HZ, PROMPTS, shipped_sound
+from gateway.tape.hush import Hush
+from gateway.tape.masking import Mask
 from gateway.tape.record import (
     Tape,
     TapedLink,
@@ -56,8 +60,11 @@ from gateway.tape.record import (
     plain_query,
     taped_dial,
 )
+from gateway.tape.shelf import Keeping, Shelf
+from gateway.tape.sounds import packed
 from gateway.tls import server_tls
 from gateway.traces import Traces, is_wanted, open_traces
+from gateway.voice import ANNOUNCEMENT
 
 # A refused stream may come back after this many seconds.
 RETRY_AFTER_S: Final = 5
@@ -69,6 +76,8 @@ REST_TIMEOUT_S: Final = 2.0
 LAG_EVERY_S: Final = 0.25
 # Models named in the log because they have no price.
 MAX_UNPRICED: Final = 20
+ANNOUNCEMENT_LIMIT_S: Final = 30.0
+DAY_S: Final = 86_400.0
 # After the drain's deadline: time for a goodbye.
 GOODBYE_S: Final = 15.0
 
@@ -96,6 +105,8 @@ class Gateway:
     tokens: Tokens = field(default_factory=Tokens)
     tapes: Tapes | None = None
     traces: Traces | None = None
+    # Those that do not come with the package, as tapes hold them.
+    own_prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     bridges: set[Bridge] = field(default_factory=set)
     on_tape: dict[Bridge, Tape] = field(default_factory=dict)
     is_empty: asyncio.Event = field(default_factory=asyncio.Event)
@@ -215,9 +226,9 @@ async def _answer(
 ) -> None:
     stream = door.connect(upgrade)
     watch = _Watch(gateway, door.name)
-    taping = _Taping(gateway, watch.call_id)
-    outside = taping.outside(_outside(gateway, watch))
-    bridge = Bridge(stream, taping.link(link), RealtimeProtocol(gateway.settings.dialect), outside)
+    taping = _Taping(gateway, watch, link, _outside(gateway, watch))
+    realtime = RealtimeProtocol(gateway.settings.dialect)
+    bridge = Bridge(stream, taping.link, realtime, taping.outside)
     opened_at = time.monotonic()
     try:
         started = await bridge.await_start()
@@ -233,12 +244,13 @@ async def _answer(
     watch.observe(SetUpTimed("start", started_at - opened_at))
     watch.observe(SetUpTimed("admission", time.monotonic() - started_at))
     try:
-        options = _call_options(gateway, door, agent, stream.caps)
-        now = outside.clock()
+        is_taped = taping.choose(bridge, agent, started)
+        options = _call_options(gateway, door, agent, stream.caps, is_taped=is_taped)
+        now = taping.outside.clock()
         unix_offset_s = time.time() - now
         call = Call(started, options, now, unix_offset_s=unix_offset_s)
         head = {"unix_offset_s": unix_offset_s, "query": plain_query(upgrade.url)}
-        with taping.of(bridge, call, head | _tape_head(gateway, options), started.token):
+        with taping.of(bridge, call, head | _tape_head(gateway, options), started):
             await bridge.run(call)
     except Exception:
         watch.log.exception("call_broke")
@@ -280,38 +292,62 @@ def _note_rejection(gateway: Gateway, door: Door, rejected: CallRejected) -> Non
 
 
 class _Taping:
-    """The tape of one call, where tapes are on; else everything passes by untouched."""
+    """The tape of one call, where tapes are on; else everything passes by untouched.
 
-    def __init__(self, gateway: Gateway, call_id: str) -> None:
-        self._on_tape = gateway.on_tape
-        self._tape = gateway.tapes.tape(call_id) if gateway.tapes else None
+    ``link`` and ``outside`` are what the call's bridge is to work with.
+    """
 
-    def link(self, link: Link) -> Link:
-        return TapedLink(link, "provider", self._tape) if self._tape else link
+    def __init__(
+        self, gateway: Gateway, watch: "_Watch", link: ServerLink, outside: Outside
+    ) -> None:
+        self._gateway = gateway
+        self._watch = watch
+        self._bare = link, outside
+        self._tape: Tape | None = None
+        self.link: Link = link
+        self.outside = outside
+        # Who answers is known after the first message, and that is to be on tape.
+        if gateway.tapes is not None and gateway.settings.taped_agents:
+            self._wrap(gateway.tapes.tape(watch.call_id))
 
-    def outside(self, outside: Outside) -> Outside:
-        """The world by the tape's clock."""
+    def _wrap(self, tape: Tape) -> None:
+        link, outside = self._bare
+        self._tape = tape
+        self.link = TapedLink(link, "provider", tape)
+        dial = taped_dial(outside.dial, tape)
+        # The world by the tape's clock.
+        self.outside = replace(outside, dial=dial, clock=tape.clock, stopwatch=tape.stopwatch)
+
+    def choose(self, bridge: Bridge, agent: Agent, started: CallStarted) -> bool:
+        """Whether this call is taped; one that is not goes on as if there were no tapes."""
         if self._tape is None:
-            return outside
-        dial = taped_dial(outside.dial, self._tape)
-        tape = self._tape
-        return replace(outside, dial=dial, clock=tape.clock, stopwatch=tape.stopwatch)
+            return False
+        if self._gateway.settings.is_taped(agent, started.provider_call_id):
+            return True
+        self._tape = None
+        self.link, self.outside = self._bare
+        bridge.rewire(self.link, self.outside)
+        return False
 
     @contextmanager
     def of(
-        self, bridge: Bridge, call: Call, head: Mapping[str, object], token: str
+        self, bridge: Bridge, call: Call, head: Mapping[str, object], started: CallStarted
     ) -> Iterator[None]:
         """Keep what is noted from now on, until the call is over."""
-        if self._tape is None:
+        tape, on_tape = self._tape, self._gateway.on_tape
+        if tape is None:
             yield
             return
-        self._tape.begin(head, token=token)
-        self._on_tape[bridge] = self._tape
+        is_announced = ANNOUNCEMENT in self._gateway.prompts
+        hush = Hush(started.audio_in.encoding) if is_announced else None
+        tape.begin(head, token=started.token, hush=hush)
+        self._watch.on_announced = tape.keep
+        on_tape[bridge] = tape
         try:
             yield
         finally:
-            del self._on_tape[bridge]
-            self._tape.end(call.termination or Termination("internal_error"))
+            del on_tape[bridge]
+            tape.end(call.termination or Termination("internal_error"))
 
 
 def _tape_head(gateway: Gateway, options: CallOptions) -> dict[str, object]:
@@ -321,6 +357,9 @@ def _tape_head(gateway: Gateway, options: CallOptions) -> dict[str, object]:
         "provider": options.provider,
         "dialect": settings.dialect,
         "agent": options.agent,
+        "sounds": {
+            name: sound for name, sound in gateway.own_prompts.items() if name in options.prompts
+        },
         "settings": {
             "call": plain_options(options),
             "start_deadline_s": settings.start_deadline_s,
@@ -338,6 +377,7 @@ class _Watch:
         self.call_id = gateway.new_call_id()
         self._metrics = gateway.metrics.call()
         self.provider_call_id = ""
+        self.on_announced: Callable[[], None] = _nothing
         self.log = structlog.get_logger("gateway").bind(call_id=self.call_id)
         self._facts = CallLog(self.call_id, log_transcripts=gateway.settings.log_transcripts)
         today = datetime.now(UTC).date()
@@ -363,6 +403,8 @@ class _Watch:
             self._free_place()
         elif isinstance(fact, CostIncurred) and not fact.model:
             self._gateway.note_unpriced(self._bill.model)
+        elif isinstance(fact, AnnouncementHeard):
+            self.on_announced()
         for observer in self._gateway.observers:
             self._show(observer, fact)
 
@@ -383,6 +425,10 @@ class _Watch:
         call_id, self.provider_call_id = self.provider_call_id, ""
         if call_id:
             self._gateway.admission.end(self._provider, call_id)
+
+
+def _nothing() -> None:
+    """Nobody waits for the announcement."""
 
 
 def _outside(gateway: Gateway, watch: _Watch) -> Outside:
@@ -416,8 +462,12 @@ async def _perform(
         log.warning("provider_not_reached", error=type(error).__name__)
 
 
-def _call_options(gateway: Gateway, door: Door, agent: Agent, caps: Capabilities) -> CallOptions:
-    settings = gateway.settings
+def _call_options(
+    gateway: Gateway, door: Door, agent: Agent, caps: Capabilities, *, is_taped: bool
+) -> CallOptions:
+    settings, prompts = gateway.settings, gateway.prompts
+    if not is_taped:
+        prompts = {name: sound for name, sound in prompts.items() if name != ANNOUNCEMENT}
     return CallOptions(
         provider=door.name,
         agent=agent.name,
@@ -434,7 +484,7 @@ def _call_options(gateway: Gateway, door: Door, agent: Agent, caps: Capabilities
         idle_s=agent.idle_s,
         max_call_s=agent.max_call_s,
         last_words_s=agent.goodbye_s,
-        prompts=gateway.prompts,
+        prompts=prompts,
     )
 
 
@@ -664,6 +714,7 @@ async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | Non
     timeout = aiohttp.ClientTimeout(total=REST_TIMEOUT_S)
     http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
     auth = auth_from(settings, metrics.token_refreshed)
+    prompts = load_prompts(settings)
     return Gateway(
         settings=settings,
         registry=registry,
@@ -671,14 +722,20 @@ async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | Non
         doors=open_doors,
         auth=auth,
         breaker=Breaker(_dial(settings, auth, stack), time.monotonic),
-        prompts=load_prompts(settings),
+        prompts=prompts,
         prices=prices,
         http=http,
         admission=shared.admission if shared else OwnAdmission(settings.call_limit),
         tokens=Tokens(shared.token_key if shared else settings.token_key_bytes),
         tapes=_tapes(settings, metrics, stack),
         traces=_traces(metrics, stack),
+        own_prompts=packed(_own(settings, prompts)) if settings.tape_dir else {},
     )
+
+
+def _own(settings: Settings, prompts: Mapping[str, bytes]) -> dict[str, bytes]:
+    files = _prompt_files(settings)
+    return {name: sound for name, sound in prompts.items() if files[name]}
 
 
 def _tapes(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Tapes | None:
@@ -688,15 +745,27 @@ def _tapes(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Tapes
 
     def ended(end: TapeEnd) -> None:
         metrics.tape_ended(end.result)
+        if end.result != "failed" and not shelf.add(end.path):
+            _log.warning("tape_not_compressed", tape=end.path.name, detail="too many wait")
         if end.result != "ok":
             _log.error("tape_ended", result=end.result, tape=end.path.name, detail=end.detail)
 
-    tapes = Tapes(Path(settings.tape_dir), settings.tape_max_bytes, ended, metrics.tape_lost)
+    def trouble(event: str, detail: str) -> None:
+        _log.warning(event, detail=detail)
+
+    keeping = Keeping(settings.tape_keep_days * DAY_S, settings.tape_total_bytes)
+    shelf = Shelf(Path(settings.tape_dir), keeping, metrics.tape_removed, trouble)
+    mask = Mask(settings.secret_values, hides_numbers=settings.tape_mask)
+    tapes = Tapes(
+        Path(settings.tape_dir), settings.tape_max_bytes, ended, metrics.tape_lost, mask=mask
+    )
     tapes.start()
+    shelf.start()
 
     async def close() -> None:
         if not await asyncio.to_thread(tapes.close):
             _log.error("tapes_unfinished", folder=settings.tape_dir)
+        await asyncio.to_thread(shelf.close)
 
     stack.push_async_callback(close)
     return tapes
@@ -738,20 +807,34 @@ def doors_of(settings: Settings) -> dict[str, Door]:
 
 
 def load_prompts(settings: Settings) -> dict[str, bytes]:
-    """The recordings a caller hears instead of silence, as 24 kHz PCM.
+    """The recordings a caller hears instead of silence, and first of all, as 24 kHz PCM.
 
     Raises:
         AudioFileError: a file cannot be used; names it.
     """
-    own = {
-        "apology": settings.apology_file,
-        "filler": settings.filler_file,
-        "goodbye": settings.goodbye_file,
-    }
-    return {
+    own = _prompt_files(settings)
+    sounds = {
         name: read_wav(Path(own[name] or shipped_sound(file)), PROMPT_HZ)
         for name, file in PROMPTS.items()
     }
+    file = settings.tape_announcement
+    return sounds | ({ANNOUNCEMENT: _announcement(file)} if file else {})
+
+
+def _prompt_files(settings: Settings) -> dict[str, str]:
+    return {
+        "apology": settings.apology_file,
+        "filler": settings.filler_file,
+        "goodbye": settings.goodbye_file,
+        ANNOUNCEMENT: settings.tape_announcement,
+    }
+
+
+def _announcement(file: str) -> bytes:
+    pcm = read_wav(Path(file), PROMPT_HZ)
+    if len(pcm) > ANNOUNCEMENT_LIMIT_S * PCM_24K.bytes_per_ms * 1000:
+        raise AudioFileError(f"{file}: an announcement longer than {ANNOUNCEMENT_LIMIT_S:g} s")
+    return pcm
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,12 @@ class Bridge:
         else:
             self._started.set_exception(CallRejected("handshake", "closed_before_start"))
 
+    def rewire(self, link: Link, outside: Outside) -> None:
+        """Before ``run``: carry the call over this link, in this world."""
+        self._provider_link, self._outside = link, outside
+        self._clock = outside.clock
+        self._stopwatch = outside.stopwatch or outside.clock
+
     async def turn_away(self) -> None:
         """Close the provider's link without a call."""
         await _close(self._provider_link, POLICY, "call rejected")

@@ -15,6 +15,7 @@ from gateway.events import (
     AddMessage,
     AgentTranscribed,
     AgentTranscriptDelta,
+    AnnouncementHeard,
     AppendAudio,
     AudioDelta,
     AudioDone,
@@ -124,6 +125,9 @@ class Call:
         self._began = now
         self._life = Machine(LIFECYCLE, Lifecycle.STARTING)
         self._is_active = self._is_ending = False
+        # Why nobody hears the caller now; "" = somebody does.
+        self._deaf_because = ""
+        self._session_ready_at: float | None = None
         self._uplink = Uplink(started.audio_in, options.session.audio)
         self._voice = Voice(self._desk, options, started)
         self._checkup = Checkup(self._desk, started, self._voice.played, now)
@@ -141,6 +145,9 @@ class Call:
         self._digits = ""
         self._bad_messages = 0
         self._last_reason: Reason | None = None
+        self._voice.announce(now)
+        if self._voice.is_announcing:
+            self._deaf_because = "announcing"
 
     # ------------------------------------------------------------------ the public face
 
@@ -200,6 +207,8 @@ class Call:
         if self._life.step(step):
             self._is_active = self._life.state is Lifecycle.ACTIVE
             self._is_ending = self._life.state is Lifecycle.ENDING
+            if self._is_ending:
+                self._deaf_because = "ended"
             self._desk.tell(StateChanged("lifecycle", self._life.state))
 
     # ------------------------------------------------------------------ the line to the model
@@ -223,15 +232,26 @@ class Call:
             return
         if self._session.is_renewing:
             self._resume(now)
+        elif self._voice.is_announcing:
+            self._session_ready_at = now
         else:
-            self._begin(now)
+            self._begin(now, now)
 
-    def _begin(self, now: float) -> None:
+    def _announced(self, now: float) -> None:
+        """The caller knows that the call is recorded: from here on it is a call as any other."""
+        self._desk.tell(AnnouncementHeard())
+        if self._is_ending:
+            return
+        self._deaf_because = ""
+        if self._session_ready_at is not None:
+            self._begin(self._session_ready_at, now)
+
+    def _begin(self, ready_at: float, now: float) -> None:
         self._step("session ready")
-        self._desk.tell(CallReady(now - self._began))
-        opened_at = self._session.open_since or now
+        self._desk.tell(CallReady(ready_at - self._began))
+        opened_at = self._session.open_since or ready_at
         self._desk.tell(SetUpTimed("dial", opened_at - self._began))
-        self._desk.tell(SetUpTimed("configure", now - opened_at))
+        self._desk.tell(SetUpTimed("configure", ready_at - opened_at))
         self._listen(now)
         if self._options.greeting:
             parts = (self._options.session.instructions, self._options.greeting)
@@ -256,8 +276,13 @@ class Call:
             return
         if is_curable and self._is_active and not self._session.is_renewing:
             self._renew(now)
-        elif not is_curable or not self._session.redial_lost(now):
+        elif not is_curable or not self._dial_again(now):
             self._give_up_on_model(now)
+
+    def _dial_again(self, now: float) -> bool:
+        """The line was lost before the conversation began; false when it is no use."""
+        was_ready, self._session_ready_at = self._session_ready_at is not None, None
+        return self._session.again(now) if was_ready else self._session.redial_lost(now)
 
     def _renew(self, now: float) -> None:
         """Go on over a new session: the caller stays, what is queued plays, words are replayed."""
@@ -349,8 +374,10 @@ class Call:
         self._heard_caller_at = now
         uplink = self._uplink
         duration_ms = uplink.duration_ms(event.payload)
-        if self._is_ending:
-            self._desk.drop("up", "ended", duration_ms)
+        if self._deaf_because:
+            self._desk.drop("up", self._deaf_because, duration_ms)
+            if not self._is_ending:
+                self._heard.append((now, event.payload))
             return
         payload = uplink.accept(event.payload)
         if payload:
@@ -363,15 +390,17 @@ class Call:
 
     def _audio_lost(self, event: AudioLost, _now: float) -> None:
         self._desk.drop("up", "gap", event.duration_ms)
-        self._caller_clock.silence_added(event.duration_ms)
         self._checkup.lose(event.duration_ms)
-        payload = b"" if self._is_ending else self._uplink.lose(event.duration_ms)
+        if self._deaf_because:
+            return
+        self._caller_clock.silence_added(event.duration_ms)
+        payload = self._uplink.lose(event.duration_ms)
         if payload:
             self.to_realtime.append(AppendAudio(payload))
 
     def _dtmf_received(self, event: DtmfReceived, now: float) -> None:
         self._desk.tell(DtmfEntered())
-        if self._is_ending:
+        if self._deaf_because:
             return
         if self._options.allow_barge_in:
             self._turns.interrupt(now, server_cancels=False)
@@ -473,12 +502,15 @@ class Call:
             return
         if self._turns.has_sound_under_way:
             self._turns.look_at_sound(now)
+        was_announcing = self._voice.is_announcing
         self._voice.advance(now)
+        if was_announcing and not self._voice.is_announcing:
+            self._announced(now)
         if not self._voice.is_drained(now):
             return
         if self._is_ending or self._turns.has_taken_leave:
             self._end(self._last_reason or "agent_hangup", now)
-        else:
+        elif self._is_active:
             self._turns.played_out(now)
 
     def _mark_reached(self, event: MarkReached, now: float) -> None:

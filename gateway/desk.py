@@ -20,7 +20,11 @@ COUNT_EVERY_MS = 1000
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """What one call shall be like. ``prompts``: name -> 24 kHz PCM (apology, filler, goodbye)."""
+    """What one call shall be like.
+
+    ``prompts``: name -> 24 kHz PCM (apology, filler, goodbye). Where there is an ``announcement``
+    the caller hears that first, and until it was heard nobody hears the caller.
+    """
 
     provider: str
     agent: str

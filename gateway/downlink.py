@@ -12,6 +12,8 @@ from gateway.playout import Item, Playout, PlayoutOptions
 
 # Interrupted responses remembered; late audio of one older than this does not exist.
 CANCELLED_KEPT = 64
+# What the account of a local recording is called, before the recording's name.
+PROMPT_ITEM = "prompt:"
 
 
 class Downlink:
@@ -71,7 +73,7 @@ class Downlink:
         """Queue a local recording (24 kHz PCM) behind what is there."""
         converter = _converter(PCM_24K, self._audio_out)
         payload = converter.convert(pcm) + converter.flush()
-        item = self.playout.add(f"prompt:{name}", "", 0, payload)
+        item = self.playout.add(PROMPT_ITEM + name, "", 0, payload)
         item.received_ms = len(pcm) / PCM_24K.bytes_per_ms
         self.playout.finish(item.item_id)
         return self.playout.release(now)

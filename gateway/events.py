@@ -660,7 +660,8 @@ class AudioDropped:
     """This much audio did not get through.
 
     reason: gap (lost before us), overflow (held too long), cancelled (late audio of an answer that
-    was interrupted), unheard (cut by a barge-in before it left), ended (the call was ending).
+    was interrupted), unheard (cut by a barge-in before it left), ended (the call was ending),
+    announcing (the caller had yet to hear that the call is recorded).
     """
 
     direction: Direction
@@ -910,9 +911,14 @@ class MarksLost:
 
 @dataclass(frozen=True, slots=True)
 class PromptPlayed:
-    """The caller hears a local recording instead of the model: apology, filler, goodbye."""
+    """The caller hears a local recording: apology, filler, goodbye, announcement."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncementHeard:
+    """The caller has heard to its end that the call is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -970,6 +976,7 @@ Fact = (
     | FrameRejected
     | MarksLost
     | PromptPlayed
+    | AnnouncementHeard
     | StateChanged
     | CallEnded
 )

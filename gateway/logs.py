@@ -21,6 +21,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from gateway.events import (
+    AnnouncementHeard,
     AudioAssessed,
     AudioCounted,
     AudioDropped,
@@ -85,7 +86,7 @@ _SECRET_KEY = re.compile(
 )
 _NUMBER_KEY = re.compile(r"(^|_)(number|from|to|caller|called|phone)$")
 # Every pattern takes linear time: a peer's text must not hold up the event loop.
-_SECRET_TEXTS = (
+SECRET_TEXTS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w+/.~=-]{6,}"), rf"\1 {_HIDDEN}"),
     (
         re.compile(
@@ -135,7 +136,8 @@ def _escaped(text: str, *, keep_lines: bool = False) -> str:
 
 
 @lru_cache(_TEXTS_REMEMBERED)
-def _is_secret(key: str) -> bool:
+def is_secret(key: str) -> bool:
+    """Whether a member of this name holds a secret, whatever it looks like."""
     return bool(_SECRET_KEY.search(key.lower().replace("-", "_")))
 
 
@@ -160,7 +162,7 @@ class _Redaction:
     def _value(self, key: str, value: Any, depth: int) -> Any:
         if value is None or isinstance(value, bool | int | float):
             return value
-        if _is_secret(key):
+        if is_secret(key):
             return _HIDDEN if value else ""
         if isinstance(value, str) and len(value) <= _SHORT_TEXT_CHARS:
             return self._short_text_of(key, value)
@@ -198,7 +200,7 @@ class _Redaction:
     def _without_secrets(self, text: str) -> str:
         if self._known:
             text = self._known.sub(_HIDDEN, text)
-        for pattern, replacement in _SECRET_TEXTS:
+        for pattern, replacement in SECRET_TEXTS:
             text = pattern.sub(replacement, text)
         return mask_numbers(text)
 
@@ -333,7 +335,7 @@ _ERROR_LEVELS: Mapping[Severity, int] = {
     "fatal": logging.ERROR,
 }
 # Audio nobody was meant to hear any more; the rest is a fault.
-_HARMLESS_DROPS = frozenset({"cancelled", "unheard", "ended"})
+_HARMLESS_DROPS = frozenset({"cancelled", "unheard", "ended", "announcing"})
 
 
 def _plain(level: int, event: str, *without: str) -> _LineOf:
@@ -440,6 +442,7 @@ _LINES: Mapping[type, _LineOf | None] = {
     FrameRejected: _plain(logging.WARNING, "frame_rejected", "detail"),
     MarksLost: _plain(logging.WARNING, "marks_lost"),
     PromptPlayed: _plain(logging.INFO, "prompt_played"),
+    AnnouncementHeard: _plain(logging.INFO, "announcement_heard"),
     StateChanged: _plain(logging.DEBUG, "state_changed"),
     CallEnded: _call_ended,
 }

@@ -27,6 +27,7 @@ from gateway import __version__
 from gateway.audio.convert import converter_name
 from gateway.events import (
     RESULTS,
+    AnnouncementHeard,
     AudioAssessed,
     AudioCounted,
     AudioDropped,
@@ -99,6 +100,7 @@ _DROP_REASONS = (
     "cancelled",
     "unheard",
     "ended",
+    "announcing",
     _OTHER,
 )
 _FRAME_ERRORS = (
@@ -161,10 +163,11 @@ _REJECT_REASONS = (
 )
 _AUTH_KINDS = ("missing", "signature", "token", "expired", "replay", "mismatch", _OTHER)
 _TOOL_RESULTS = ("ok", "unknown", "invalid", _OTHER)
-_PROMPTS = ("apology", "filler", "goodbye", _OTHER)
+_PROMPTS = ("apology", "filler", "goodbye", "announcement", _OTHER)
 _REFRESH_RESULTS = ("ok", "error", "timeout", "forced", _OTHER)
 _TARGETS = ("primary", "secondary", _OTHER)
 _TAPE_RESULTS = ("ok", "cut", "failed", _OTHER)
+_TAPE_REMOVALS = ("age", "size", _OTHER)
 _LIMITS = ("requests", "tokens", _OTHER)
 _SETUP_RESULTS = ("ok", "error", "rejected", "abandoned")
 _TOKENS = (
@@ -509,6 +512,9 @@ class _ProcessSeries:
         self.tape_lost = make.counter(
             "tape_lost_messages", "Messages missing on tapes: the disk was too slow."
         )
+        self.tapes_removed = make.counters(
+            "tapes_removed", "Tapes removed for their age or total size.", reason=_TAPE_REMOVALS
+        )
 
 
 class Metrics:
@@ -579,6 +585,10 @@ class Metrics:
     def tape_lost(self, messages: int) -> None:
         """So many messages are missing on tapes; from any thread."""
         self.process.tape_lost.inc(messages)
+
+    def tape_removed(self, reason: str) -> None:
+        """A tape was too old or one too many; from any thread."""
+        self.process.tapes_removed.of(reason).inc()
 
     def set_token_expiry(self, expires_at: float) -> None:
         """The Entra token at hand expires then, in unix seconds."""
@@ -794,7 +804,9 @@ class CallMetrics:
     def _prompt_played(self, fact: PromptPlayed) -> None:
         self._metrics.turns.prompts.of(fact.name).inc()
 
-    def _not_measured(self, _: CallerSpoke | RealtimeOpened | StateChanged) -> None:
+    def _not_measured(
+        self, _: AnnouncementHeard | CallerSpoke | RealtimeOpened | StateChanged
+    ) -> None:
         """These are for logs and tapes."""
 
     _OBSERVERS: ClassVar[Mapping[type, Callable[[Any, Any], None]]] = MappingProxyType(
@@ -831,6 +843,7 @@ class CallMetrics:
             FrameRejected: _frame_rejected,
             MarksLost: _marks_lost,
             PromptPlayed: _prompt_played,
+            AnnouncementHeard: _not_measured,
             StateChanged: _not_measured,
             CallEnded: _call_ended,
         }

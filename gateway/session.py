@@ -133,6 +133,14 @@ class Session:
         self._desk.alarms["rollover"] = now + 1.0
         return False
 
+    def again(self, now: float) -> bool:
+        """Lost after it was ready and before anybody spoke: dial as at first, but not for ever."""
+        if not self.can_renew(now):
+            return False
+        self._renewed_at = now
+        self._dial(now, self._options.connect_budget_s)
+        return True
+
     def close(self, now: float) -> None:
         """Hang up on the model; what was meant for it is void."""
         self._is_wanted = False

@@ -246,6 +246,14 @@ class Agent(_Table):
         ge=0,
         le=60,
     )
+    tape_share: float | None = _described(
+        None,
+        "Share of this agent's calls that are taped, 0 to 1, where GATEWAY_TAPE_DIR is set; absent "
+        "= none, for the agent named default GATEWAY_TAPE_SHARE",
+        "a tape is personal data: each agent is asked for",
+        ge=0,
+        le=1,
+    )
     numbers: tuple[str, ...] = _described(
         (),
         "Dialled numbers this agent answers",
@@ -558,11 +566,50 @@ class Settings(_Table):
     )
     tape_max_bytes: int = _setting(
         "GATEWAY_TAPE_MAX_BYTES",
-        200_000_000,
-        "Longest tape; one that grows beyond it ends there and says so",
-        "some twenty minutes of a call with 24 kHz audio",
+        1_000_000_000,
+        "Longest tape, not yet compressed; one that grows beyond it ends there and says so",
+        "the longest call (`max_call_s`) with 24 kHz audio fits: at most 13 MB a minute",
         ge=65536,
         le=10_000_000_000,
+    )
+    tape_share: float = _setting(
+        "GATEWAY_TAPE_SHARE",
+        0.0,
+        "Share of the calls of the agent named default that are taped, 0 to 1; other agents, and "
+        "this one too, say it as `tape_share` in the file",
+        "opt-in; which calls they are follows from the provider's call id",
+        ge=0,
+        le=1,
+    )
+    tape_mask: bool = _setting(
+        "GATEWAY_TAPE_MASK",
+        default=True,
+        what="Hide phone numbers, all other digits in texts, and keys pressed; secrets are always "
+        "hidden",
+        why="card numbers are said, typed and written down by the model",
+    )
+    tape_announcement: str = _setting(
+        "GATEWAY_TAPE_ANNOUNCEMENT",
+        "",
+        "WAV file of at most 30 s that a caller whose call is taped hears first; before its end "
+        "nobody hears the caller and nothing is kept; empty = none",
+        "in many countries the law asks for it; its words are yours",
+        accepted="a WAV file, or nothing",
+    )
+    tape_keep_days: float = _setting(
+        "GATEWAY_TAPE_KEEP_DAYS",
+        30.0,
+        "Tapes older than this are removed; 0 = kept",
+        "personal data must not be kept for ever",
+        ge=0,
+        le=36500,
+    )
+    tape_total_bytes: int = _setting(
+        "GATEWAY_TAPE_TOTAL_BYTES",
+        20_000_000_000,
+        "All tapes in the folder together; beyond it the oldest are removed; 0 = no limit",
+        "a disk that is full stops more than tapes",
+        ge=0,
     )
 
     prices: str = _setting(
@@ -772,7 +819,35 @@ class Settings(_Table):
         )
         if self._measured is not None:
             yield from _certificate_doubts(self._measured)
+        yield (
+            bool(self.tape_dir) and not self.taped_agents,
+            (
+                "GATEWAY_TAPE_DIR is set, but no agent is taped: set GATEWAY_TAPE_SHARE, or "
+                "tape_share in [agents.NAME]"
+            ),
+        )
+        yield (
+            not self.tape_dir and bool(self.taped_agents),
+            "tapes are asked for, but GATEWAY_TAPE_DIR is not set, so there are none",
+        )
         yield self.insecure, "GATEWAY_INSECURE is on: anybody who reaches the port can call"
+
+    def tape_share_of(self, agent: Agent) -> float:
+        """The share of an agent's calls that are taped, where tapes are on."""
+        if agent.tape_share is not None:
+            return agent.tape_share
+        return self.tape_share if agent.name == "default" else 0.0
+
+    @property
+    def taped_agents(self) -> tuple[str, ...]:
+        """The agents of whose calls some are taped."""
+        return tuple(agent.name for agent in self.agents.values() if self.tape_share_of(agent))
+
+    def is_taped(self, agent: Agent, provider_call_id: str) -> bool:
+        """Whether this call is; the same answer for the same call at any time, in any process."""
+        digest = hashlib.sha256(provider_call_id.encode()).digest()
+        drawn = int.from_bytes(digest[:8]) / 2**64
+        return bool(self.tape_dir) and drawn < self.tape_share_of(agent)
 
     def agent_for(self, number: str) -> Agent:
         """The agent for a dialled number: its own one, else the one named default."""
@@ -962,10 +1037,11 @@ def _certificate_doubts(measured: Certificate) -> Iterator[tuple[bool, str]]:
 
 
 def _sound_problems(settings: Settings) -> Iterator[_Problem]:
-    for field in ("apology_file", "filler_file", "goodbye_file"):
+    for field in ("apology_file", "filler_file", "goodbye_file", "tape_announcement"):
         path = getattr(settings, field)
         if path and not Path(path).is_file():
-            yield field, "no such file; accepted: a WAV file, or nothing for the shipped one"
+            instead = "" if field == "tape_announcement" else " for the shipped one"
+            yield field, f"no such file; accepted: a WAV file, or nothing{instead}"
 
 
 def _tape_problems(settings: Settings) -> Iterator[_Problem]:

@@ -6,7 +6,7 @@ from typing import Final
 from gateway.audio.echo import Played
 from gateway.conversation import Conversation
 from gateway.desk import CallOptions, Desk
-from gateway.downlink import Downlink
+from gateway.downlink import PROMPT_ITEM, Downlink
 from gateway.events import (
     AddMessage,
     AudioDelta,
@@ -30,6 +30,7 @@ from gateway.playout import Heard, Item, Playout, PlayoutOptions
 TRUNCATE_MARGIN_MS: Final = 100
 # How long the provider may take to say what it still held before marks have to do.
 STATUS_WAIT_S: Final = 0.1
+ANNOUNCEMENT: Final = "announcement"
 # A report later than this is none.
 REPORT_LIMIT_S: Final = 5.0
 
@@ -53,6 +54,8 @@ class Voice:
         self.barge_ins = 0
         self.received_ms = 0.0
         self.heard_ms = 0.0
+        # Whether the caller has yet to hear the announcement to its end.
+        self.is_announcing = False
 
     @property
     def ledger(self) -> Playout:
@@ -96,6 +99,11 @@ class Voice:
             self._hand_over(self._downlink.play_prompt(name, pcm, now), now)
         return bool(pcm)
 
+    def announce(self, now: float) -> None:
+        """Let the caller hear that the call is recorded, where there is such a recording."""
+        self.is_announcing = bool(self._options.prompts.get(ANNOUNCEMENT))
+        self.play_prompt(ANNOUNCEMENT, now)
+
     def duration_ms(self, delta: AudioDelta) -> float:
         """How long a delta is."""
         return self._downlink.duration_ms(delta.payload)
@@ -133,6 +141,8 @@ class Voice:
         self._hand_over(self._playout.release(now), now)
         for heard in self._playout.collect(now):
             self._account(heard)
+            if heard.item_id == PROMPT_ITEM + ANNOUNCEMENT:
+                self.is_announcing = False
 
     # ------------------------------------------------------------------ the provider's word
 

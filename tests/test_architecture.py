@@ -133,18 +133,24 @@ ROOMS = {
     "bench.command": _room("errors terminal bench.* bench.machine bench.process bench.run"),
     "tape": _room("", _PURE),
     "tape.record": _room(
-        "errors events logs realtime tape", (_IO - {"os", "threading", "urllib"}) | _DICE
+        "errors events realtime tape tape.masking", (_IO - {"os", "threading", "urllib"}) | _DICE
     ),
-    "tape.reading": _room("errors realtime tape", (_IO | _CLOCK | _DICE)),
+    "tape.masking": _room("logs", (_IO - {"urllib"}) | _CLOCK | _DICE),
+    "tape.hush": _room("tape.masking", _IO | _CLOCK | _DICE),
+    "tape.shelf": _room("", (_IO - {"os", "threading"}) | _DICE | _WIRE),
+    "tape.sounds": _room("", _IO | _CLOCK | _DICE),
+    "tape.reading": _room("errors realtime tape tape.sounds", (_IO | _CLOCK | _DICE)),
     "tape.passes": _room("tape.reading", _PURE),
     "tape.stage": _room("realtime", (_IO - {"asyncio"}) | _CLOCK | _DICE | _WIRE),
     "tape.replay": _room(
         "audio.* bridge call errors events providers providers.table realtime.protocol shipped"
-        " tape.passes tape.reading tape.stage",
+        " tape.passes tape.reading tape.sounds tape.stage",
         (_IO - {"asyncio", "urllib"}) | _CLOCK | _DICE,
     ),
     "tape.compare": _room("tape.reading tape.replay tape.stage", (_PURE - {"msgspec"})),
-    "tape.judge": _room("errors tape tape.compare tape.reading tape.replay", _IO | _DICE | _WIRE),
+    "tape.judge": _room(
+        "errors tape tape.compare tape.masking tape.reading tape.replay", _IO | _DICE | _WIRE
+    ),
     "tape.command": _room("errors tape.compare tape.judge terminal", _IO | _DICE | _WIRE),
     "tape.taped": _room("events tape.judge tape.story", _IO | _CLOCK | _DICE),
     "tape.plugin": _room("errors tape tape.judge tape.taped", _IO | _CLOCK | _DICE | _WIRE),

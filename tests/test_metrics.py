@@ -448,6 +448,7 @@ def test_state_of_the_process(exported: Exported) -> None:
     metrics.token_refreshed("timeout")
     metrics.tape_ended("cut")
     metrics.tape_lost(7)
+    metrics.tape_removed("age")
     names = ("ready", "draining", "insecure_mode")
     assert [exported.value(name) for name in names] == [1, 1, 1]
     assert exported.value("calls_limit") == 40
@@ -460,6 +461,7 @@ def test_state_of_the_process(exported: Exported) -> None:
     assert exported.value("token_refresh_total", result="timeout") == 1
     assert exported.value("tapes_total", result="cut") == 1
     assert exported.value("tape_lost_messages_total") == 7
+    assert exported.value("tapes_removed_total", reason="age") == 1
     metrics.set_ready(is_ready=False)
     assert exported.value("ready") == 0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import SettingsError
 from gateway.events import ALAW_8K, HANG_UP, PCM_24K, ULAW_8K, SessionOptions, TurnDetection
-from gateway.settings import Settings, agent_table, load_settings, settings_table
+from gateway.settings import Agent, Settings, agent_table, load_settings, settings_table
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "gateway.example.toml"
 OPENAI = {"OPENAI_API_KEY": "sk-canary-openai"}
@@ -503,7 +503,7 @@ def test_example_defaults_are_true(tmp_path: Path) -> None:
     shown = load_settings(OPENAI, toml(tmp_path, text)).agents["default"].model_dump()
     plain = load_settings(OPENAI, EXAMPLE).agents["default"].model_dump()
     differences = {key for key in plain if shown[key] != plain[key]}
-    assert differences == {"max_output_tokens", "turn_detection"}
+    assert differences == {"max_output_tokens", "tape_share", "turn_detection"}
     assert shown["turn_detection"] | {"idle_timeout_ms": None} == plain["turn_detection"]
 
 
@@ -554,3 +554,28 @@ def test_the_name_of_the_model() -> None:
     assert load_settings(azure).model_name == "mine"
     openai = {"OPENAI_API_KEY": "sk-x", "GATEWAY_INSECURE": "1"}
     assert load_settings(openai).model_name == "gpt-realtime"
+
+
+def test_tapes_are_opt_in_for_each_agent() -> None:
+    """The folder alone tapes nobody, and says so; the environment speaks for the default agent."""
+    agents = {"sales": Agent(name="sales", tape_share=0.5, numbers=("1",)), "default": Agent()}
+    settings = Settings(tape_dir="tapes", agents=agents, tape_share=1.0)
+    none = Settings(tape_dir="tapes")
+
+    assert set(settings.taped_agents) == {"sales", "default"}
+    assert settings.tape_share_of(agents["sales"]) == 0.5
+    assert Settings(tape_dir="tapes", agents=agents).taped_agents == ("sales",)
+    assert Settings(tape_share=1.0).tape_share_of(Agent(tape_share=0.0)) == 0.0
+    assert any("no agent is taped" in warning for warning in none.warnings)
+    assert any("GATEWAY_TAPE_DIR is not set" in w for w in Settings(tape_share=1.0).warnings)
+
+
+def test_which_calls_are_taped_follows_from_their_ids() -> None:
+    """About as many as asked for; the same today, tomorrow and in another process."""
+    settings = Settings(tape_dir="tapes", tape_share=0.25)
+    agent = settings.agents["default"]
+    taken = [number for number in range(4000) if settings.is_taped(agent, f"CA{number}")]
+
+    assert 900 < len(taken) < 1100
+    assert taken[:5] == [8, 12, 13, 15, 21]
+    assert not Settings(tape_share=1.0).is_taped(agent, "CA1")

@@ -6,6 +6,8 @@ first    ``{"tape": 1, "gateway": version, "provider", "dialect", "started_at": 
          of a ``t``. ``query`` is what the provider's stream was made from, beside its messages.
          ``settings`` holds what changes behaviour, and no secret: ``call`` (``CallOptions``; of a
          recorded prompt its length in bytes), ``start_deadline_s``, ``send_timeout_s``.
+         ``masks``: what was hidden, ["secrets", "numbers"] or ["secrets"]. ``sounds``: the
+         operator's own prompts by name, ``audio`` of each zlib's of 24 kHz PCM in base64.
 message  ``{"t", "link": "provider"|"realtime", "dir": "in"|"out", "kind": "text"|"binary",
          "data"}``, in the order of the wire; binary is base64.
 event    The same without ``data``, of another kind:
@@ -29,13 +31,19 @@ which the pass began, which is the ``t`` of all its lines and the number the cal
 So lines "out" with the ``t`` of the line "in" above them are its doing; with a later one they are a
 timer's. ``dialled`` and "out" ``closed`` take their time and belong to no pass.
 
-Names. While it grows a tape is called ``NAME.jsonl.part``, and ``NAME.jsonl`` once it is whole. A
-part left behind by a crash can be read up to its last whole line.
+Names. While it grows a tape is called ``NAME.jsonl.part``, then ``NAME.jsonl``, and once it is
+compressed (gzip) ``NAME.jsonl.gz``. A part that nobody holds a lock on was left behind by a crash
+and can be read up to its last whole line. NAME is the time (UTC) and our id of the call.
 
 Private. A tape holds both voices and what was said: personal data. It can be read by its owner
-alone (mode 0600). Hidden are the call's token (``***``) and, in the start message and the query,
-phone numbers (all but the last digits); authorization never comes this way, it is in HTTP headers.
-Not hidden are keys pressed, transcripts, and the agent's instructions.
+alone (mode 0600). Secrets are hidden always: our own, the call's token, what looks like a key or is
+called a secret. Digits are hidden (``1`` each) in every text: phone and card numbers, keys pressed,
+transcripts, arguments of tools, instructions (``gateway.tape.masking``). Names and numbers spoken
+in words are not hidden, and a voice is a voice.
+
+Announced. Where a caller is told first that the call is recorded, nothing is written before that
+was heard to its end. Of the time before a tape then holds all but the caller: silence of the same
+length, and of every key that it was one.
 """
 
 from typing import Final

@@ -1,15 +1,19 @@
 """Replays a tape and says whether the call still does the same."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from gateway.errors import TapeError
 from gateway.tape import SUFFIXES
 from gateway.tape.compare import TOLERANCE_MS, Comparison, Difference, Exact, Shape
+from gateway.tape.masking import LinkName, masking_of
 from gateway.tape.reading import Tape
 from gateway.tape.replay import Played, Replayed, options_of, replay
+
+_PEERS: Final[Mapping[str, LinkName]] = {"provider": "provider"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +56,11 @@ def judge(
         TapeError: the tape cannot be read or played.
     """
     began = time.process_time()
-    exact, shape = Exact(), Shape()
-    watch: Callable[[Played], None] = exact.watch if is_exact else shape.watch
+    shape = Shape()
     with Tape(path) as tape:
+        mask = masking_of(tape.head.masks)
+        exact = Exact(lambda link, text: mask.message(text, _PEERS.get(link, "realtime")))
+        watch: Callable[[Played], None] = exact.watch if is_exact else shape.watch
         replayed = replay(tape, watch, wait_until)
     found = exact.found if is_exact else shape.compare(_bytes_per_ms(replayed), tolerance_ms)
     for at, problem in replayed.problems:

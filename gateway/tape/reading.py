@@ -15,6 +15,7 @@ import msgspec
 from gateway.errors import TapeError
 from gateway.realtime import Dialect
 from gateway.tape import FORMAT
+from gateway.tape.sounds import Sound
 
 # The model's longest message is 16 MiB; escaped and wrapped it is not twice as long.
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
@@ -43,6 +44,8 @@ class Head(msgspec.Struct, frozen=True):
     started_at: str = ""
     unix_offset_s: float = 0.0
     query: Mapping[str, str] = {}
+    masks: tuple[str, ...] = ()
+    sounds: Mapping[str, Sound] = {}
     settings: HeadSettings = HeadSettings()
 
 

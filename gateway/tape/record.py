@@ -5,8 +5,8 @@ the list is handed to the process's one writer, which encodes and writes it. Wha
 take is lost to the tape and counted; the call never waits and never learns of a disk that is full.
 """
 
+import fcntl
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -23,9 +23,9 @@ import msgspec
 from gateway import __version__
 from gateway.errors import ConnectError
 from gateway.events import Reason, Termination
-from gateway.logs import mask_number, mask_numbers
 from gateway.realtime import Dial, Link, Listener
 from gateway.tape import FORMAT
+from gateway.tape.masking import LinkName, Mask
 
 # What all calls together may have waiting for the disk: a second of 400 calls.
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
@@ -35,6 +35,8 @@ BATCH_BYTES: Final = 64 * 1024
 BATCH_S: Final = 1.0
 # Kept of a peer that has not been let in yet.
 EARLY_BYTES: Final = 256 * 1024
+# Kept of a call until its caller has heard that it is recorded: half a minute, and to spare.
+HELD_BYTES: Final = 8 * 1024 * 1024
 # What an entry costs beside the message it refers to.
 ENTRY_BYTES: Final = 150
 # How long the writer rests: woken for each batch it would fight the calls for the interpreter.
@@ -43,22 +45,24 @@ PAUSE_S: Final = 0.05
 DRAIN_S: Final = 5.0
 
 Result = Literal["ok", "cut", "failed"]
-LinkName = Literal["provider", "realtime"]
 
-_HIDDEN = "***"
-_TOKEN_CHARS = 8
-_TOKEN = re.compile(r'("_{0,2}token"\s*:\s*)"(?:[^"\\]|\\.)*"')
-_NUMBER = re.compile(r'("_{0,2}(?:from|to)"\s*:\s*)"(\+?[\d ().-]+)"')
-_START, _PBX_START = '"start"', "MEDIA_START"
-
+# Members of lines that are no messages, in which a peer says what it likes.
+_WORDS = ("reason", "detail")
 # What an entry says: a message on one of four ways, or ready members of a line.
 _PROVIDER_IN, _PROVIDER_OUT, _REALTIME_IN, _REALTIME_OUT, _MEMBERS = range(5)
-_WAYS = (("provider", "in"), ("provider", "out"), ("realtime", "in"), ("realtime", "out"))
+_WAYS: tuple[tuple[LinkName, Literal["in", "out"]], ...] = (
+    ("provider", "in"),
+    ("provider", "out"),
+    ("realtime", "in"),
+    ("realtime", "out"),
+)
 _WAYS_OF: Mapping[LinkName, tuple[int, int]] = {
     "provider": (_PROVIDER_IN, _PROVIDER_OUT),
     "realtime": (_REALTIME_IN, _REALTIME_OUT),
 }
 _Entry = tuple[float, int, Any]
+# Takes the sound out of what a provider says.
+Hush = Callable[[str | bytes], str | bytes]
 
 
 class _Line(msgspec.Struct, gc=False):
@@ -101,6 +105,7 @@ class Tape:
         # Lines lost so far, and those of them that the tape has not been told of.
         self._lost = self._gap = 0
         self._reel: _Reel | None = None
+        self._hush: Hush | None = None
         self._is_ended = False
 
     def stopwatch(self) -> float:
@@ -134,6 +139,8 @@ class Tape:
     def note(self, way: int, message: str | bytes) -> None:
         """A message, in the present pass."""
         self._is_silent = False
+        if self._hush is not None and way == _PROVIDER_IN:
+            message = self._hush(message)
         self._entries.append((self.now, way, message))
         self._bytes += len(message) + ENTRY_BYTES
         if self._bytes > BATCH_BYTES or self.now > self._due:
@@ -160,37 +167,63 @@ class Tape:
         self._entries.append((t, _MEMBERS, members))
         self._bytes += ENTRY_BYTES
 
-    def begin(self, head: Mapping[str, object], *, token: str = "") -> None:
+    def begin(
+        self, head: Mapping[str, object], *, token: str = "", hush: Hush | None = None
+    ) -> None:
         """The call is admitted: what was noted so far is kept.
 
         Args:
             head: members of the first line beside the format's, the gateway's and the call's own.
             token: a secret in the provider's messages, hidden wherever it stands there.
+            hush: the caller does not know yet that the call is recorded. Until ``keep`` nothing
+                reaches the disk, and what came from the provider passes this.
         """
         self.mark(began=True)  # the latest reading is the one the call was given as its start
         self.is_held = True  # and its first pass has the same time
         self._tapes.lost += self._lost
         began = datetime.now(UTC)
         path = self._tapes.folder / f"{began:%Y%m%dT%H%M%S}.{began:%f}Z-{self._call_id}.jsonl"
-        first = {"tape": FORMAT, "gateway": __version__, "call_id": self._call_id}
+        first: dict[str, object] = {
+            "tape": FORMAT,
+            "gateway": __version__,
+            "call_id": self._call_id,
+        }
         first["started_at"] = began.isoformat(timespec="milliseconds")
-        self._reel = _Reel(path, first | dict(head), token if len(token) >= _TOKEN_CHARS else "")
+        mask = self._tapes.mask
+        first["masks"] = ["secrets", "numbers"] if mask.hides_numbers else ["secrets"]
+        self._reel = _Reel(path, first | dict(head), mask.with_secret(token))
+        self._hush = hush
+        if hush is not None:
+            self._entries = [_hushed(entry, hush) for entry in self._entries]
         self._hand_over()
+
+    def keep(self) -> None:
+        """The caller knows: what was held back is kept, and all that comes."""
+        if self._hush is not None:
+            self._hush = None
+            # What was lost is missing behind what was held.
+            gap, self._gap = self._gap, 0
+            self._hand_over()
+            self._gap = gap
 
     def hung_up(self, reason: Reason) -> None:
         """The call is ended from outside, at the time it reads next."""
         self.heard(hang_up=reason)
 
     def end(self, termination: Termination) -> None:
-        """The call is over; what is noted later is not kept."""
+        """The call is over; what is noted later is not kept, nor what was held back."""
         self._turn_over()
+        if self._hush is not None:
+            self._is_ended, self._hush = True, None
+            self._entries, self._bytes = [], 0
+            return
         end = {"result": termination.result, "reason": termination.reason}
         self._hand_over(end)
         self._is_ended = True
 
     def _hand_over(self, end: Mapping[str, str] | None = None) -> None:
         """Give the writer what there is, unless too much waits already."""
-        if self._reel is None:
+        if self._reel is None or self._hush is not None:
             self._forget_early()
             return
         entries, size = self._entries, self._bytes
@@ -216,11 +249,14 @@ class Tape:
         self._tapes.lost += lines
 
     def _forget_early(self) -> None:
-        """Whoever is not let in yet may not fill our memory either."""
-        if self._bytes > EARLY_BYTES:
-            _, _, message = self._entries.pop()
-            self._bytes -= len(message) + ENTRY_BYTES
-            self._lost += 1
+        """Whoever is not let in yet may not fill our memory either, nor who is held back."""
+        if self._bytes > (EARLY_BYTES if self._reel is None else HELD_BYTES):
+            _, way, message = self._entries.pop()
+            self._bytes -= ENTRY_BYTES + (0 if way == _MEMBERS else len(message))
+            if self._reel is None:
+                self._lost += 1
+            else:
+                self._lose(1)
 
 
 class TapedLink:
@@ -341,17 +377,14 @@ def plain_options(options: Any) -> dict[str, object]:
     return values | {"prompts": {name: len(sound) for name, sound in prompts.items()}}
 
 
-def plain_query(url: str) -> msgspec.Raw:
-    """The query of an upgrade's URL as a member of the first line, nothing secret in it."""
-    query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-    return msgspec.Raw(without_numbers(msgspec.json.encode(query).decode()).encode())
+def plain_query(url: str) -> dict[str, str]:
+    """The query of an upgrade's URL as a member of the first line."""
+    return dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
 
 
-def without_numbers(text: str) -> str:
-    """JSON text whose token is hidden and whose phone numbers are masked."""
-    text = _TOKEN.sub(rf'\1"{_HIDDEN}"', text)
-    text = _NUMBER.sub(lambda found: f'{found[1]}"{mask_number(found[2])}"', text)
-    return mask_numbers(text)
+def _hushed(entry: _Entry, hush: Hush) -> _Entry:
+    t, way, message = entry
+    return (t, way, hush(message)) if way == _PROVIDER_IN else entry
 
 
 # ------------------------------------------------------------- in the writer's thread
@@ -371,13 +404,13 @@ class _Batch(NamedTuple):
 class _Reel:
     """The file of one tape."""
 
-    def __init__(self, path: Path, head: Mapping[str, object], token: str) -> None:
+    def __init__(self, path: Path, head: Mapping[str, object], mask: Mask) -> None:
         self.path = path
         self.part = path.with_name(path.name + ".part")
         # Set by the writer, seen by the loop: nothing more is wanted.
         self.is_over = False
         self._head = head
-        self._token = token
+        self._mask = mask
         self._file: BinaryIO | None = None
         self._bytes = 0
 
@@ -391,7 +424,8 @@ class _Reel:
         """
         if self._file is None:
             self._file = open_file(self.part)
-            self._put(self._file, _encode_lines([self._head]))
+            first = self._mask.head(msgspec.json.encode(self._head).decode())
+            self._put(self._file, first.encode() + b"\n")
         lines = _encode_lines(list(map(self._line, batch.entries)))
         if self._bytes + len(lines) > max_bytes:
             self._put(self._file, _cut(lines, batch, max_bytes - self._bytes, max_bytes))
@@ -406,8 +440,9 @@ class _Reel:
         self._bytes += len(lines)
 
     def _finish(self, result: Result) -> Result:
-        self.close()
+        # In this order: a part that nobody holds would be taken for one that a crash has left.
         self.part.rename(self.path)
+        self.close()
         return result
 
     def close(self) -> None:
@@ -420,18 +455,16 @@ class _Reel:
     def _line(self, entry: _Entry) -> _Line | dict[str, object]:
         t, way, data = entry
         if way == _MEMBERS:
-            return {"t": t, **data}
+            words = {key: self._mask.words(data[key]) for key in _WORDS if key in data}
+            return {"t": t, **data, **words}
         link, direction = _WAYS[way]
         if way >= _REALTIME_IN and type(data) is bytes:
             data = _text(data)
-        elif way == _PROVIDER_IN and type(data) is str:
-            data = self._without_secrets(data)
+            if type(data) is bytes:
+                data = self._mask.octets(data)
+        if type(data) is str:
+            data = self._mask.message(data, link)
         return _Line(t, link, direction, "text" if type(data) is str else "binary", data)
-
-    def _without_secrets(self, text: str) -> str:
-        if self._token and self._token in text:
-            text = text.replace(self._token, _HIDDEN)
-        return without_numbers(text) if _START in text or _PBX_START in text else text
 
 
 def _text(message: bytes) -> str | bytes:
@@ -453,9 +486,15 @@ def _cut(lines: bytes, batch: _Batch, room_bytes: int, max_bytes: int) -> bytes:
 
 
 def _create(path: Path) -> BinaryIO:
-    """A new file that its owner alone can read, in a folder that is made where it is missing."""
+    """A new file that its owner alone can read, in a folder that is made where it is missing.
+
+    It is locked while it is open: so every process can tell that it grows.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb", 0)
+    file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with suppress(OSError):  # a file system without locks still takes tapes
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return os.fdopen(file, "wb", 0)
 
 
 class Tapes:
@@ -467,6 +506,7 @@ class Tapes:
         on_end: told in the thread how each tape ended.
         on_lost: told in the thread how many lines were lost since it was last told.
         open_file: makes a new file, unbuffered.
+        mask: hides what no tape may hold.
     """
 
     def __init__(
@@ -476,12 +516,14 @@ class Tapes:
         on_end: Callable[[TapeEnd], None],
         on_lost: Callable[[int], None],
         open_file: Callable[[Path], BinaryIO] = _create,
+        mask: Mask | None = None,
     ) -> None:
         self.folder = folder
         self._max_bytes = max_bytes
         self._on_end = on_end
         self._on_lost = on_lost
         self._open_file = open_file
+        self.mask = mask or Mask()
         self._queue: deque[_Batch] = deque()
         # Each number is raised by one thread only: their differences need no lock.
         self._taken_bytes = self._done_bytes = 0

@@ -30,6 +30,7 @@ from gateway.realtime.protocol import RealtimeProtocol
 from gateway.shipped import PROMPT_HZ, PROMPTS, shipped_sound
 from gateway.tape.passes import Aside, Pass, Stop, steps
 from gateway.tape.reading import Head, Line, Tape
+from gateway.tape.sounds import unpacked
 from gateway.tape.stage import Clockwork, Sent, Stage
 
 # A timer may ring so late on a busy machine; one that is later is missing on the tape.
@@ -131,12 +132,21 @@ def options_of(head: Head) -> CallOptions:
     call = head.settings.call
     prompts = call.get("prompts") or {}
     try:
-        sounds = {name: _prompt(name, int(size)) for name, size in prompts.items()}
+        sounds = {
+            name: _own_prompt(head, name, int(size)) or _prompt(name, int(size))
+            for name, size in prompts.items()
+        }
         fields: dict[str, Any] = call | {"prompts": {}}
         options = msgspec.convert(fields, CallOptions)
     except (msgspec.ValidationError, AttributeError, TypeError, ValueError) as error:
         raise TapeError(f"settings of the call on tape: {error}") from None
     return dataclasses.replace(options, prompts=sounds)
+
+
+def _own_prompt(head: Head, name: str, size_bytes: int) -> bytes:
+    """The recording that is on the tape, b"" where there is none."""
+    sound = head.sounds.get(name)
+    return unpacked(sound, size_bytes) if sound is not None else b""
 
 
 @cache

@@ -1,6 +1,7 @@
 """Real calls on tape, made over loopback with the simulator as the model."""
 
 import asyncio
+import gzip
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -48,14 +49,24 @@ def record(
     async def place() -> None:
         simulator = await start_simulator(model)
         try:
-            usual = environ_for(simulator, GATEWAY_TAPE_DIR=str(folder))
+            usual = environ_for(simulator, GATEWAY_TAPE_DIR=str(folder), GATEWAY_TAPE_SHARE="1")
             await _placed(plan, load_settings(usual | environ, config), meanwhile)
         finally:
             await simulator.close()
 
     asyncio.run(place())
     (tape,) = whole_tapes(folder)
-    return tape
+    return _unpacked(tape)
+
+
+def _unpacked(tape: Path) -> Path:
+    """The same as lines that a test can read and change."""
+    if tape.suffix != ".gz":
+        return tape
+    plain = tape.with_suffix("")
+    plain.write_bytes(gzip.decompress(tape.read_bytes()))
+    tape.unlink()
+    return plain
 
 
 async def _placed(

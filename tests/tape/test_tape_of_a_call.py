@@ -1,5 +1,7 @@
 """Whole calls on tape: the same as what a listener on both wires heard."""
 
+import base64
+import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,11 +12,15 @@ from typing import Literal
 import pytest
 
 from gateway.app import Running
-from gateway.audio.wav import read_wav
+from gateway.audio.wav import read_wav, write_wav
+from gateway.events import AnnouncementHeard
 from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallAuth, CallPlan, Utterance, When
 from gateway.simulator.server import Simulator
+from gateway.tape.judge import judge
+from gateway.tape.masking import LinkName, masked
+from gateway.tape.record import TapedLink
 from tests.running import (
     TWILIO_TOKEN,
     Facts,
@@ -37,7 +43,11 @@ HELLO = CallPlan(hang_up_after_s=0.4)
 
 def _text(folder: Path) -> str:
     """Everything in a folder."""
-    return "".join(path.read_text("utf-8") for path in folder.iterdir())
+    return "".join(gzip.decompress(path.read_bytes()).decode() for path in folder.glob("*.gz"))
+
+
+def _count(folder: Path) -> int:
+    return len(list(folder.glob("*.jsonl.gz")))
 
 
 @dataclass
@@ -52,7 +62,8 @@ class Scene:
 
     async def tape(self) -> list[Line]:
         """The one tape, once it is whole."""
-        assert await happens(lambda: any(self.folder.glob("*.jsonl")))
+        assert await happens(lambda: any(self.folder.glob("*.jsonl.gz")))
+        assert await happens(lambda: len(list(self.folder.iterdir())) == 1)
         (path,) = self.folder.iterdir()
         return lines_of(path)
 
@@ -61,6 +72,7 @@ class Scene:
 async def _scene(simulator: Simulator, folder: Path, **changes: str) -> AsyncIterator[Scene]:
     async with wiretap(simulator.url) as model:
         usual = {"AZURE_OPENAI_ENDPOINT": model.url, "GATEWAY_TAPE_DIR": str(folder)}
+        usual["GATEWAY_TAPE_SHARE"] = "1"
         settings = settings_for(simulator, **(usual | changes))
         async with watched_gateway(settings) as (running, facts), wiretap(url_of(running)) as phone:
             yield Scene(running, phone, model, folder, facts)
@@ -77,27 +89,19 @@ async def test_a_tape_holds_what_both_far_ends_sent_and_received(
         first, *lines = await scene.tape()
 
     phone, model = scene.phone, scene.model
-    assert [_masked(text) for text in phone.there] == of(lines, "provider", "in")
-    assert phone.back == of(lines, "provider", "out")
-    assert model.there == of(lines, "realtime", "out")
-    assert model.back == of(lines, "realtime", "in")
+    assert _masked(phone.there, "provider") == of(lines, "provider", "in")
+    assert _masked(phone.back, "provider") == of(lines, "provider", "out")
+    assert _masked(model.there, "realtime") == of(lines, "realtime", "out")
+    assert _masked(model.back, "realtime") == of(lines, "realtime", "in")
     assert min(map(len, (phone.there, phone.back, model.there, model.back))) > 10
     assert lines[-1]["end"]["result"] == "success"
     assert (first["provider"], first["dialect"], first["agent"]) == (provider, "ga", "default")
     assert first["settings"]["call"]["mark_interval_ms"] == 100
 
 
-def _masked(message: str | bytes) -> str | bytes:
-    """Twilio's start message has the caller's numbers, of which tapes keep four digits."""
-    if isinstance(message, bytes) or '"start"' not in message:
-        return message
-    told = json.loads(message)
-    parameters = told["start"]["customParameters"]
-    masked = {
-        name: "+*******" + parameters[name][-4:] for name in ("from", "to") if name in parameters
-    }
-    told["start"]["customParameters"] = parameters | masked
-    return json.dumps(told)
+def _masked(messages: list[str | bytes], link: LinkName) -> list[str | bytes]:
+    """As they are on tape."""
+    return [masked(m, link) if isinstance(m, str) else m for m in messages]
 
 
 async def test_no_token_is_on_a_tape(simulator: Simulator, tmp_path: Path) -> None:
@@ -153,3 +157,58 @@ async def test_a_disk_that_fails_does_not_end_a_call(simulator: Simulator, tmp_p
 
     assert report.ended_by == "caller"
     assert registry.get_sample_value("gateway_tapes_total", {"result": "failed"}) == 1
+
+
+@pytest.mark.parametrize("share", ["0", "0.5"])
+async def test_a_call_that_is_not_taped_costs_nothing(
+    simulator: Simulator, tmp_path: Path, share: str
+) -> None:
+    """Which calls are taken follows from their ids; the others go over bare links."""
+    ids = [f"CA{number:032x}" for number in range(12)]
+    async with _scene(simulator, tmp_path, GATEWAY_TAPE_SHARE=share) as scene:
+        settings = scene.running.gateway.settings
+        taken = [i for i in ids if settings.is_taped(settings.agents["default"], i)]
+        links = set()
+        for call_id in ids:
+            async with twilio_stream(url_of(scene.running), call_id) as stream:
+                await stream.start()
+                assert await happens(lambda: bool(scene.running.gateway.bridges))
+                (bridge,) = scene.running.gateway.bridges
+                is_taped = isinstance(bridge._provider_link, TapedLink)
+                links.add((is_taped, bridge in scene.running.gateway.on_tape, call_id in taken))
+                await stream.stop()
+            assert await happens(lambda: not scene.running.gateway.bridges)
+
+    assert links == ({(True, True, True), (False, False, False)} if taken else {(False,) * 3})
+    assert _count(tmp_path) == len(taken)
+    assert bool(taken) is (share != "0")
+
+
+async def test_a_caller_is_told_before_anything_is_kept(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """The announcement is heard first; before its end there is neither file nor caller's sound."""
+    wav, folder = tmp_path / "recorded.wav", tmp_path / "tapes"
+    write_wav(wav, WORDS.pcm[: HZ * 2], HZ)
+    changes = {"GATEWAY_TAPE_ANNOUNCEMENT": str(wav)}
+    early = Utterance(read_wav(shipped_sound("caller.wav"), HZ)[: HZ * 5], HZ, When("call_start"))
+    async with _scene(simulator, folder, **changes) as scene:
+        url = f"{url_of(scene.running)}/twilio/media"
+        await place_call(url, CallPlan(says=(early,), hang_up_after_s=0.5))
+        assert not folder.exists()
+        await place_call(url, CallPlan(says=(early,), hang_up_after_s=3.0))
+        lines = await scene.tape()
+    (path,) = folder.iterdir()
+
+    (told,) = [fact for _, fact in scene.facts.told if isinstance(fact, AnnouncementHeard)]
+    assert told is not None
+    sound = [
+        (line["t"], base64.b64decode(json.loads(line["data"])["media"]["payload"]))
+        for line in lines
+        if (line.get("link"), line.get("dir")) == ("provider", "in")
+        and '"media"' in line.get("data", "")
+    ]
+    assert all(set(payload) == {0xFF} for t, payload in sound if t < 0.9)
+    assert any(set(payload) != {0xFF} for t, payload in sound if t > 1.3)
+    verdict = judge(path)
+    assert verdict.is_same, verdict.found.differences

@@ -424,8 +424,8 @@ def tape_wav(
     from gateway.tape.story import story_of  # noqa: PLC0415
 
     story, terminal = story_of(file), Terminal(as_json=as_json)
-    target = out or Path(tape_name(file)).with_suffix(".wav")
-    _check_writable(target)
+    target = out or Path(f"{tape_name(file)}.wav")
+    _check_writable(target, is_private=True)
     duration_s = write_call(file, story, target)
     if story.note:
         terminal.say(f"note: {story.note}")
@@ -460,10 +460,12 @@ def tape_name(file: Path) -> str:
     return re.sub(r"(\.jsonl)?(\.gz)?(\.part)?$", "", file.name) or "tape"
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(path: Path, *, is_private: bool = False) -> None:
     """Before anything is paid for: can the file be written where it shall go?"""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if is_private and not path.exists():
+            path.touch(0o600)
         with path.open("ab"):
             pass
     except OSError as error:

@@ -63,6 +63,8 @@ def _wordless(speech: Speech) -> str:
         return f"(plays its {speech.item_id.removeprefix('prompt:')})"
     if not speech.generated_ms:
         return "(says nothing)"
+    if not speech.heard_ms:
+        return "(nothing of this was heard)"
     return f"({speech.heard_ms / 1000:.1f} s of {speech.generated_ms / 1000:.1f} s heard)"
 
 

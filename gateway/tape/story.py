@@ -219,9 +219,9 @@ class _Teller:
         self._tape = tape
         self._story = Story(tape.head)
         self._translator = Translator(tape.head)
-        session = tape.head.settings.call.get("session") or {}
-        self._session_audio = _session_audio(session)
-        self._detection = session.get("turn_detection") or {}
+        session = _table(tape.head.settings.call, "session")
+        self._session_audio = _session_audio(_table(session, "audio").get("encoding"))
+        self._detection = _table(session, "turn_detection")
         self._clock = _ModelClock()
         self._speeches: dict[str, Speech] = {}
         self._answers: dict[str, Answer] = {}
@@ -485,13 +485,16 @@ class _Teller:
     }
 
 
-def _session_audio(session: Mapping[str, Any]) -> AudioFormat:
+def _session_audio(encoding: object) -> AudioFormat:
     """The format between us and the model."""
-    audio = session.get("audio") or {}
-    formats = (
-        each for each in (ULAW_8K, ALAW_8K, PCM_24K) if each.encoding == audio.get("encoding")
-    )
-    return next(formats, PCM_24K)
+    known = {each.encoding: each for each in (ULAW_8K, ALAW_8K, PCM_24K)}
+    return next((known[name] for name in known if name == encoding), PCM_24K)
+
+
+def _table(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Settings within settings; what is none is empty."""
+    value = settings.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _number(settings: Mapping[str, Any], name: str) -> float:
@@ -529,6 +532,8 @@ def _cuts(story: Story, accounts: Accounts) -> dict[int, int]:
 def _reached(account: Account, passage: Passage, bytes_per_ms: int) -> int:
     """The place up to which an account was heard."""
     end = account.spans[-1][1]
+    if account.heard_ms == 0:
+        return passage.start
     if account.heard_ms is None:
         return min(end, passage.end if passage.cleared_at is None else passage.estimate)
     if account.heard_ms >= account.received_ms:

@@ -20,7 +20,7 @@ from gateway.tape.wire import Sound, Translator, to_provider
 # held it up, and what comes behind it will tell.
 LOOK_AHEAD_S: Final = 2.0
 # A caller's sound is moved where it is off by more than this.
-TOLERANCE_S: Final = 0.010
+TOLERANCE_S: Final = 0.005
 _SAMPLE_BYTES: Final = 2
 _BLOCK_S: Final = 1
 

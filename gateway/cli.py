@@ -455,6 +455,25 @@ def tape_shrink(
     shrink_tape(Terminal(as_json=as_json), file, target, wishes)
 
 
+@tape.command("report")
+def tape_report(
+    file: TapeFile,
+    *,
+    out: Annotated[Path | None, typer.Option(help="The HTML file to write.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one HTML page to look at and listen to: voices, lanes, words, latencies."""
+    from gateway.tape.report import report_html  # noqa: PLC0415  # as above
+
+    target = out or Path(f"{tape_name(file)}.html")
+    page = report_html(file)
+    _check_writable(target, is_private=True)
+    target.write_text(page, "utf-8")
+    terminal = Terminal(as_json=as_json)
+    terminal.say(f"{target}: {len(page) / 1e6:.1f} MB; open it in a browser")
+    terminal.result({"file": str(target), "bytes": len(page)})
+
+
 def tape_name(file: Path) -> str:
     """A tape's name without what its endings say about its state."""
     return re.sub(r"(\.jsonl)?(\.gz)?(\.part)?$", "", file.name) or "tape"

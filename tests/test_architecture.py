@@ -168,6 +168,7 @@ ROOMS = {
     "tape.tracks": _room("audio.* events tape.ear tape.reading tape.wire", _PURE),
     "tape.listen": _room("tape.story tape.tracks", _PURE),
     "tape.show": _room("tape.story", _PURE),
+    "tape.report": _room("tape.listen tape.show tape.story", _PURE - {"base64", "msgspec"}),
     "shipped": _room("", _PURE),
     "terminal": _room("", (_IO - {"os"}) | _CLOCK | _DICE),
     "check": _room(f"audio.* errors events settings terminal tls {_MODEL}", _IO - {"asyncio"}),

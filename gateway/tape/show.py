@@ -29,11 +29,13 @@ _PHRASES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the conversation; ``text`` may have further lines."""
+    """One line of the conversation; ``unheard`` the words that were not, ``more`` a remark."""
 
     t: float
     who: str
     text: str
+    unheard: str = ""
+    more: str = ""
 
 
 def conversation(story: Story) -> list[Row]:
@@ -51,11 +53,15 @@ def _words(words: Words) -> Row:
 
 def _speech(speech: Speech, turns: Sequence[Turn]) -> Row:
     at = speech.heard[0][0] if speech.heard else speech.came_s
-    lines = [speech.heard_text.strip() or _wordless(speech)]
-    if speech.unheard_text:
-        lines.append(f"not heard ({speech.unheard_ms / 1000:.1f} s): {speech.unheard_text}")
-    lines += [latency(turn) for turn in turns if turn.heard_s is not None and turn.heard_s == at]
-    return Row(at, "agent" if speech.response_id else "gateway", "\n".join(lines))
+    remarks = [f"{speech.unheard_ms / 1000:.1f} s not heard"] if speech.unheard_text else []
+    remarks += [latency(turn) for turn in turns if turn.heard_s is not None and turn.heard_s == at]
+    return Row(
+        at,
+        "agent" if speech.response_id else "gateway",
+        speech.heard_text.strip() or _wordless(speech),
+        speech.unheard_text,
+        "; ".join(remarks),
+    )
 
 
 def _wordless(speech: Speech) -> str:
@@ -90,12 +96,17 @@ def printed(story: Story) -> Iterator[str]:
     yield from _headline(story)
     yield ""
     for row in conversation(story):
-        first, *more = row.text.split("\n")
-        yield f"{clock(row.t):>10}  {row.who:<{_WIDTH}}{first}"
-        yield from (f"{'':>{12 + _WIDTH}}{line}" for line in more)
+        yield f"{clock(row.t):>10}  {row.who:<{_WIDTH}}{_one_line(row.text)}"
+        unheard = f"not heard: {_one_line(row.unheard)}" if row.unheard else ""
+        yield from (f"{'':>{12 + _WIDTH}}{line}" for line in (unheard, row.more) if line)
     yield f"{clock(story.duration_s):>10}  {'end':<{_WIDTH}}{ending(story)}"
     yield ""
     yield from summary(story)
+
+
+def _one_line(text: str) -> str:
+    """What a peer said cannot move the cursor or pretend to be a line of ours."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _headline(story: Story) -> Iterator[str]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
 from gateway.tape.listen import stereo_blocks
 from gateway.tape.show import clock, conversation, ending, summary
@@ -45,7 +46,8 @@ _TICKS: Final = {
     "reconnected": "new session",
 }
 _LANES: Final = {
-    "playout control": ("clear", "truncate"),
+    "clears": ("clear",),
+    "truncations": ("truncate",),
     "keys and tools": ("key", "tool", "tool_output"),
     "events and errors": ("connected", "reconnected", "lost", "error", "hang_up"),
 }
@@ -112,13 +114,13 @@ def _sounds(path: str | Path, story: Story) -> _Sounds:
     return found
 
 
-def _peaks(samples: np.ndarray[Any, np.dtype[np.int16]]) -> bytes:
+def _peaks(samples: NDArray[np.int16]) -> bytes:
     """The loudest of each 20 ms; the root makes quiet speech visible."""
     size = RATE_HZ // PEAKS_PER_S
     padded = np.pad(np.abs(samples.astype(np.int32)), (0, -samples.size % size))
     loudest = padded.reshape(-1, size).max(axis=1)
     levels = np.sqrt(loudest / 32768).clip(0, 1) * 255
-    return levels.astype(np.uint8).tobytes()
+    return bytes(levels.astype(np.uint8))
 
 
 # ------------------------------------------------------------------ the page
@@ -178,14 +180,15 @@ def _sound(sounds: _Sounds) -> dict[str, str] | None:
 def _facts(story: Story) -> list[tuple[str, str]]:
     head = story.head
     numbers = f"{story.from_number or '?'} to {story.to_number or '?'}"
+    has_numbers = bool(story.from_number or story.to_number)
     return [
-        ("Began", head.started_at),
+        ("Began", head.started_at[:19].replace("T", " ") + " UTC"),
         ("Length", clock(story.duration_s)),
         ("Ended", ending(story)),
         ("Provider", head.provider),
         ("Dialect", head.dialect),
         ("Agent", head.agent),
-        ("Numbers", numbers),
+        *([("Numbers", numbers)] if has_numbers else []),
         ("Gateway", head.gateway),
     ]
 
@@ -236,7 +239,8 @@ def _answer_bars(story: Story) -> Iterator[dict[str, Any]]:
 def _playout_bars(story: Story) -> Iterator[dict[str, Any]]:
     for speech in story.agent:
         for start, end in speech.heard:
-            yield _bar("heard", start, end, speech.heard_text or speech.item_id)
+            title = f"{(end - start) * 1000:.0f} ms heard: {speech.heard_text}"
+            yield _bar("heard", start, end, speech.heard_text, title)
 
 
 def _unheard_bars(story: Story) -> Iterator[dict[str, Any]]:

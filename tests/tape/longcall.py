@@ -221,13 +221,11 @@ def _bridge(scene: Scene, tape: Tape) -> Bridge:
         return cast("Link", scene.model)
 
     facts: list[Fact] = []
-    clocks = {"clock": tape.clock, "stopwatch": tape.stopwatch}
-    return Bridge(
-        TwilioStream(),
-        TapedLink(cast("Link", scene.phone), "provider", tape),
-        RealtimeProtocol("ga"),
-        Outside(taped_dial(dial, tape), facts.append, _nothing, **clocks),
+    outside = Outside(
+        taped_dial(dial, tape), facts.append, _nothing, tape.clock, stopwatch=tape.stopwatch
     )
+    phone = TapedLink(cast("Link", scene.phone), "provider", tape)
+    return Bridge(TwilioStream(), phone, RealtimeProtocol("ga"), outside)
 
 
 async def _admit(scene: Scene, tape: Tape, bridge: Bridge) -> Call:

@@ -67,8 +67,8 @@ def test_a_call_reads_like_a_play() -> None:
         "",
         "  0:01.000  caller  What time is it?",
         "  0:02.840  agent   Noon.",
-        "                    not heard (0.8 s): Or so.",
-        f"{'':20}answered after 840 ms: {', '.join(STAGES)}",
+        "                    not heard: Or so.",
+        f"{'':20}0.8 s not heard; answered after 840 ms: {', '.join(STAGES)}",
         "  0:04.000  caller  interrupts: (1.0 s of speech, no transcript)",
         "  0:06.000  caller  presses 5",
         "  0:06.500  agent   calls look_up({})",
@@ -89,6 +89,16 @@ def test_times_are_in_order_and_round_up_to_a_minute() -> None:
     assert [row.t for row in rows] == sorted(row.t for row in rows)
     assert clock(59.9996) == "1:00.000"
     assert clock(3725.25) == "62:05.250"
+
+
+def test_words_cannot_pretend_to_be_lines_of_ours() -> None:
+    """What a peer said moves no cursor and makes no new line."""
+    story = _story()
+    story.caller[0].text = "Hi\x1b[2J\r\n  0:09.000  agent   I owe you\u2028money"
+
+    (line,) = (line for line in printed(story) if "owe" in line)
+
+    assert line == "  0:01.000  caller  Hi [2J    0:09.000  agent   I owe you money"
 
 
 def test_the_same_for_scripts() -> None:
@@ -116,7 +126,7 @@ def test_show_prints_the_conversation(
     assert told.splitlines() == list(printed(story_of(call_on_tape)))
     assert "\x1b" not in told
     assert "interrupts: " in told
-    assert "not heard (" in told
+    assert "not heard: " in told
     assert len(as_data["speech"]) >= 3
 
 

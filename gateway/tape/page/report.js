@@ -3,7 +3,9 @@ const story = JSON.parse(document.getElementById("story").textContent);
 const $ = (id) => document.getElementById(id);
 const sound = $("sound"), view = $("view"), track = $("track"), waves = $("waves");
 const WAVE_PX = 64, AXIS_PX = 20, LEAST_PX = 4, MOST_PX = 400;
-let pxPerS = 50, wanted = 0;
+// Names of lanes stand left of time 0 where there is room, else above each lane.
+const GUTTER_PX = 124, NARROW_PX = 640;
+let pxPerS = 50, gutter = 0, wanted = 0;
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -14,7 +16,7 @@ function make(tag, className, text) {
 function clock(t, digits = 1) {
   const unit = 10 ** digits, all = Math.round(t * unit);
   const minutes = Math.floor(all / unit / 60), rest = (all - minutes * 60 * unit) / unit;
-  return `${minutes}:${rest.toFixed(digits).padStart(3 + digits, "0")}`;
+  return `${minutes}:${rest.toFixed(digits).padStart(digits ? 3 + digits : 2, "0")}`;
 }
 function bytes(base64) { return Uint8Array.from(atob(base64), (c) => c.charCodeAt(0)); }
 const peaks = { caller: bytes(story.peaks.caller), agent: bytes(story.peaks.agent) };
@@ -102,11 +104,14 @@ for (const [kind, text] of [["speech", "caller speaks"], ["heard", "agent heard"
 }
 
 /* ---------------------------------------------------------------- the picture */
+function x(t) { return gutter + t * pxPerS; }
 function lay() {
-  track.style.width = `${Math.max(view.clientWidth, story.duration_s * pxPerS)}px`;
+  gutter = view.clientWidth < NARROW_PX ? 0 : GUTTER_PX;
+  view.classList.toggle("narrow", !gutter);
+  track.style.width = `${Math.max(view.clientWidth, x(story.duration_s))}px`;
   for (const element of placed) {
     const start = Number(element.dataset.start);
-    element.style.left = `${start * pxPerS}px`;
+    element.style.left = `${x(start)}px`;
     if (element.dataset.end !== undefined) element.style.width = `${(Number(element.dataset.end) - start) * pxPerS}px`;
   }
   showCursor();
@@ -137,26 +142,29 @@ function drawAxis(pen, from, width) {
   pen.fillStyle = colour("--soft");
   pen.strokeStyle = colour("--line");
   pen.font = "11px system-ui, sans-serif";
-  for (let n = Math.floor(from / pxPerS / step); n * step * pxPerS <= from + width; n += 1) {
-    const x = Math.round(n * step * pxPerS - from) + 0.5;
-    pen.beginPath(); pen.moveTo(x, 0); pen.lineTo(x, AXIS_PX + 2 * WAVE_PX); pen.stroke();
-    pen.fillText(clock(n * step, step < 1 ? 1 : 0).replace(/^(\d+):(\d)$/, "$1:0$2"), x + 4, 13);
+  for (let n = Math.max(0, Math.floor((from - gutter) / pxPerS / step)); x(n * step) <= from + width; n += 1) {
+    const at = Math.round(x(n * step) - from) + 0.5;
+    pen.beginPath(); pen.moveTo(at, 0); pen.lineTo(at, AXIS_PX + 2 * WAVE_PX); pen.stroke();
+    pen.fillText(clock(n * step, step < 1 ? 1 : 0), at + 4, 13);
   }
 }
 function drawWave(pen, found, from, width, top, ink, name) {
   const middle = top + WAVE_PX / 2, perS = story.peaks.per_s;
   pen.fillStyle = ink;
-  for (let x = 0; x < width; x += 1) {
-    const first = Math.floor(((from + x) / pxPerS) * perS);
-    const last = Math.max(first + 1, Math.floor(((from + x + 1) / pxPerS) * perS));
+  for (let at = 0; at < width; at += 1) {
+    const first = Math.floor(((from + at - gutter) / pxPerS) * perS);
+    if (first < 0 || first >= found.length) continue;
+    const last = Math.max(first + 1, Math.floor(((from + at + 1 - gutter) / pxPerS) * perS));
     let most = 0;
     for (let n = first; n < last && n < found.length; n += 1) if (found[n] > most) most = found[n];
     const height = Math.max(1, (most / 255) * (WAVE_PX - 8));
-    pen.fillRect(x, middle - height / 2, 1, height);
+    pen.fillRect(at, middle - height / 2, 1, height);
   }
+  pen.fillStyle = colour("--card");
+  pen.fillRect(0, top, gutter, WAVE_PX);
   pen.font = "11px system-ui, sans-serif";
   pen.fillStyle = colour("--soft");
-  pen.fillText(name, 8, top + 12);
+  pen.fillText(name, 8, gutter ? middle + 4 : top + 10);
 }
 function drawMarks(lane, from, width) {
   const canvas = document.querySelector(`[data-lane="${lane.name}"] canvas`);
@@ -164,8 +172,8 @@ function drawMarks(lane, from, width) {
   canvas.style.left = `${from}px`;
   pen.fillStyle = colour("--mark");
   for (const t of lane.marks) {
-    const x = t * pxPerS - from;
-    if (x >= 0 && x <= width) pen.fillRect(x, 6, 1, 11);
+    const at = x(t) - from;
+    if (at >= gutter && at <= width) pen.fillRect(at, 5, 1, 13);
   }
 }
 
@@ -191,13 +199,13 @@ function toggle() {
   if (!has_sound) return;
   if (sound.paused) sound.play().catch(() => quiet("The sound could not be played.")); else sound.pause();
 }
-function showCursor() { $("cursor").style.left = `${now() * pxPerS}px`; }
+function showCursor() { $("cursor").style.left = `${x(now())}px`; }
 let current = null;
 function show(t) {
   $("clock").textContent = `${clock(t)} / ${clock(story.duration_s)}`;
   $("position").value = t;
   $("position").setAttribute("aria-valuetext", clock(t));
-  $("cursor").style.left = `${t * pxPerS}px`;
+  $("cursor").style.left = `${x(t)}px`;
   let found = null;
   for (const row of rows) { if (row.t <= t + 0.02) found = row; else break; }
   if (found !== current) {
@@ -205,9 +213,9 @@ function show(t) {
     if (found) found.line.classList.add("now");
     current = found;
   }
-  const x = t * pxPerS;
-  if ($("follow").checked && (x < view.scrollLeft || x > view.scrollLeft + view.clientWidth * 0.85)) {
-    view.scrollLeft = Math.max(0, x - view.clientWidth * 0.2);
+  const at = x(t) - view.scrollLeft;
+  if ($("follow").checked && (at < gutter || at > view.clientWidth * 0.85)) {
+    view.scrollLeft = Math.max(0, x(t) - gutter - view.clientWidth * 0.15);
   }
 }
 function step() { show(now()); if (!sound.paused) requestAnimationFrame(step); }
@@ -218,16 +226,16 @@ $("play").addEventListener("click", toggle);
 $("speed").addEventListener("change", (event) => { sound.playbackRate = Number(event.target.value); });
 $("position").addEventListener("input", (event) => seek(Number(event.target.value)));
 view.addEventListener("click", (event) => {
-  seek((event.clientX - view.getBoundingClientRect().left - view.clientLeft + view.scrollLeft) / pxPerS);
+  seek((event.clientX - view.getBoundingClientRect().left - view.clientLeft + view.scrollLeft - gutter) / pxPerS);
 });
+function whole() { return (view.clientWidth - gutter) / Math.max(1, story.duration_s); }
 function zoom(factor, at = view.clientWidth / 2) {
-  const t = (view.scrollLeft + at) / pxPerS;
-  const least = Math.min(LEAST_PX, view.clientWidth / Math.max(1, story.duration_s));
-  pxPerS = Math.min(MOST_PX, Math.max(least, pxPerS * factor));
+  const t = (view.scrollLeft + at - gutter) / pxPerS;
+  pxPerS = Math.min(MOST_PX, Math.max(Math.min(LEAST_PX, whole()), pxPerS * factor));
   lay();
-  view.scrollLeft = t * pxPerS - at;
+  view.scrollLeft = x(t) - at;
 }
-function all() { pxPerS = Math.min(MOST_PX, view.clientWidth / Math.max(1, story.duration_s)); lay(); view.scrollLeft = 0; }
+function all() { pxPerS = Math.min(MOST_PX, whole()); lay(); view.scrollLeft = 0; }
 $("zoom-in").addEventListener("click", () => zoom(1.6));
 $("zoom-out").addEventListener("click", () => zoom(1 / 1.6));
 $("zoom-all").addEventListener("click", all);
@@ -245,5 +253,7 @@ document.addEventListener("keydown", (event) => {
 });
 new ResizeObserver(lay).observe(view);
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-if (story.duration_s * pxPerS < view.clientWidth) all(); else lay();
+lay();
+// A short call is shown whole.
+if (whole() > 20) all();
 show(0);

@@ -16,6 +16,10 @@ from typing import Final
 
 # The phone ran dry where the delay grows by more than this; less is the network's doing.
 GAP_S: Final = 0.010
+# Sound that left so long before it was due is hardly late, however late the last marks behind it
+# come: so few marks are no proof of a gap.
+EARLY_S: Final = 0.150
+FEW_MARKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +141,12 @@ class Ear:
     def _heard(self, passage: Passage, end: int, ended_at: float) -> Iterator[Stretch]:
         pieces = [piece for piece in passage.pieces if piece.start < end]
         start, at_s, delay_s = passage.start, 0.0, -inf
-        for piece, latest_s in zip(pieces, _least_of_later(self._delays(pieces)), strict=True):
+        for piece, (latest_s, marks) in zip(pieces, _least(self._delays(pieces)), strict=True):
             # Nothing is heard before it was sent.
             sent_s = piece.sent_at - piece.start / self._bytes_per_s
             new_s = max(sent_s, delay_s) if latest_s == inf else max(sent_s, latest_s)
-            if new_s - delay_s > GAP_S:
+            is_proved = marks >= FEW_MARKS or sent_s > delay_s - EARLY_S
+            if new_s - delay_s > GAP_S and is_proved:
                 yield from self._up_to(start, piece.start, at_s, ended_at)
                 start, delay_s = piece.start, new_s
                 at_s = delay_s + start / self._bytes_per_s
@@ -186,9 +191,10 @@ class Ear:
         return passage.pieces[index].sent_at if index < len(ends) else 0.0
 
 
-def _least_of_later(delays: list[float]) -> list[float]:
-    least, found = inf, []
+def _least(delays: list[float]) -> list[tuple[float, int]]:
+    """For each, the least of it and all later ones, and how many of these there are."""
+    least, marks, found = inf, 0, []
     for delay in reversed(delays):
-        least = min(least, delay)
-        found.append(least)
+        least, marks = min(least, delay), marks + (delay < inf)
+        found.append((least, marks))
     return found[::-1]

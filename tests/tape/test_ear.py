@@ -95,6 +95,21 @@ def test_a_late_mark_moves_nothing(delays_s: list[float]) -> None:
     assert [(s.start, s.end, round(s.at_s, 6)) for s in ear.stretches] == [(0, 2000 * RATE, 0.0)]
 
 
+def test_the_last_mark_before_a_clear_may_be_late() -> None:
+    """No later one corrects it; the sound had been there in good time, so there was no gap."""
+    ear = Ear(RATE)
+    for number in range(6):
+        ear.sound_sent(100 * RATE, 0.0)
+        ear.mark_sent(f"m{number}")
+    for number in range(5):
+        ear.mark_came(f"m{number}", (number + 1) * 0.1)
+    ear.mark_came("m5", 0.62)
+    ear.cleared(0.62)
+    ear.settle({}, 10.0)
+
+    assert [(s.start, s.end, round(s.at_s, 6)) for s in ear.stretches] == [(0, 600 * RATE, 0.0)]
+
+
 def test_what_was_cleared_was_not_heard() -> None:
     """The estimate of the moment, unless the ledger knows better."""
     line = _line()

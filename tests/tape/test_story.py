@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 
+from gateway.events import TurnTimed
 from gateway.simulator.callplan import CallPlan
 from gateway.simulator.callreport import CallReport
 from gateway.tape.accounts import accounts_of
@@ -14,6 +15,8 @@ from tests.tape.recording import INTERRUPTION, record
 from tests.tape.test_accounts import changed
 
 WITHIN_S = 0.020
+# How late a busy machine may be with a mark.
+LATE_MS = 150
 STAGES = ("endpointing", "model", "gateway", "provider")
 
 
@@ -50,7 +53,7 @@ def test_words_are_told_apart_by_whether_they_were_heard(
 
 
 def test_a_turn_is_its_stages(call_and_report: tuple[Path, CallReport]) -> None:
-    """They add up, to within 40 ms of what the caller's own phone measured from outside."""
+    """They add up, within reach of what the caller's own phone measured from outside."""
     path, report = call_and_report
     turns = story_of(path).turns
     measured_ms = [(turn.answered_after_s or 0.0) * 1000 for turn in report.turns]
@@ -66,8 +69,22 @@ def test_a_turn_is_its_stages(call_and_report: tuple[Path, CallReport]) -> None:
         assert turn.total_ms == pytest.approx(sum(value for _, value in turn.stages()))
         assert turn.heard_s is not None
         assert turn.total_ms == pytest.approx((turn.heard_s - turn.spoke_until_s) * 1000)
-        # The utterance may end in a quiet sound which the detector does not count.
-        assert -5 <= (turn.total_ms or 0.0) - outside_ms <= 350
+        # The utterance may end in a quiet sound which the detector does not count, and a busy
+        # machine sends its frames later than they were spoken.
+        assert -5 - report.lateness_ms <= (turn.total_ms or 0.0) - outside_ms <= 350
+
+
+def test_a_turn_is_the_one_the_metrics_count(call_and_report: tuple[Path, CallReport]) -> None:
+    """Its stages are those of the call's own fact, which had to believe a mark that came late."""
+    path, _ = call_and_report
+    timed = [fact for _, fact in accounts_of(path).facts if isinstance(fact, TurnTimed)]
+    turns = story_of(path).turns
+
+    assert len(timed) == len(turns) == 2
+    for fact, turn in zip(timed, turns, strict=True):
+        assert turn.endpointing_ms == pytest.approx(fact.endpointing_s * 1000, abs=2)
+        assert turn.model_ms == pytest.approx(fact.model_s * 1000, abs=2)
+        assert -2 <= fact.total_s * 1000 - (turn.total_ms or 0.0) <= LATE_MS
 
 
 def test_an_interruption_is_one(call_and_report: tuple[Path, CallReport]) -> None:

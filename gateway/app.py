@@ -65,6 +65,8 @@ from gateway.tape.sounds import packed
 from gateway.tls import server_tls
 from gateway.traces import Traces, is_wanted, open_traces
 from gateway.voice import ANNOUNCEMENT
+from gateway.web import Area
+from gateway.web.pages import add_pages
 
 # A refused stream may come back after this many seconds.
 RETRY_AFTER_S: Final = 5
@@ -556,11 +558,13 @@ def public_app(gateway: Gateway) -> web.Application:
 class State:
     """What the operations listener tells: the metrics page, and why not ready ("" = ready).
 
-    ``page`` is given what writes a registry down in the format the reader asked for.
+    ``page`` is given what writes a registry down in the format the reader asked for. ``areas``: the
+    pages for people, where the settings have a token for them.
     """
 
     page: Callable[[Callable[[Collector], bytes]], bytes]
     why_not_ready: Callable[[], str]
+    areas: tuple[Area, ...] = ()
 
 
 STATE: Final = web.AppKey("STATE", State)
@@ -582,9 +586,10 @@ async def _readyz(request: web.Request) -> web.Response:
     return web.Response(status=503 if why_not else 200, text=f"{why_not or 'ready'}\n")
 
 
-def ops_app(state: State) -> web.Application:
-    """The operations listener: metrics and health."""
-    app = web.Application()
+def ops_app(settings: Settings, state: State) -> web.Application:
+    """The operations listener: metrics and health, and the pages behind their login."""
+    app = web.Application(client_max_size=MAX_FORM_BYTES)
+    add_pages(app, settings.console_tokens, state.areas)
     app[STATE] = state
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/livez", _livez)
@@ -697,7 +702,9 @@ async def open_ops(stack: AsyncExitStack, settings: Settings, state: State) -> i
     Raises:
         OSError: its address is taken or not ours.
     """
-    return await _listen(stack, ops_app(state), _Site(settings.ops_host, settings.ops_port))
+    return await _listen(
+        stack, ops_app(settings, state), _Site(settings.ops_host, settings.ops_port)
+    )
 
 
 async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | None) -> Gateway:

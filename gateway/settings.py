@@ -556,6 +556,32 @@ class Settings(_Table):
         why="it is personal data",
     )
 
+    # -- pages for people
+    console_token: SecretStr | None = _setting(
+        "GATEWAY_CONSOLE_TOKEN",
+        None,
+        "Opens the pages of the operations listener; unset = there are none",
+        "they show what callers say",
+        accepted="a text of at least 32 characters",
+        min_length=32,
+        max_length=512,
+    )
+    console_listen_token: SecretStr | None = _setting(
+        "GATEWAY_CONSOLE_LISTEN_TOKEN",
+        None,
+        "Opens the same pages to somebody who may also listen in to calls",
+        "not everybody who sees calls should hear them",
+        accepted="a text of at least 32 characters, not that of GATEWAY_CONSOLE_TOKEN",
+        min_length=32,
+        max_length=512,
+    )
+    softphone: bool = _setting(
+        "GATEWAY_SOFTPHONE",
+        default=False,
+        what="Offer a page that talks to the agents from a browser; needs GATEWAY_CONSOLE_TOKEN",
+        why="each of its calls costs what a call costs",
+    )
+
     # -- tapes
     tape_dir: str = _setting(
         "GATEWAY_TAPE_DIR",
@@ -742,6 +768,17 @@ class Settings(_Table):
     def twilio_auth_tokens(self) -> tuple[str, ...]:
         """The live Twilio tokens in the clear, none to two."""
         return _split(self.twilio_auth_token) if self.twilio_auth_token else ()
+
+    @property
+    def console_tokens(self) -> dict[Literal["viewer", "listener"], str]:
+        """The token of each role of the pages in the clear; {} = no pages."""
+        if self.console_token is None:
+            return {}
+        tokens: dict[Literal["viewer", "listener"], str]
+        tokens = {"viewer": self.console_token.get_secret_value()}
+        if self.console_listen_token is not None:
+            tokens["listener"] = self.console_listen_token.get_secret_value()
+        return tokens
 
     @property
     def token_key_bytes(self) -> bytes | None:
@@ -1009,6 +1046,17 @@ def _door_problems(settings: Settings) -> Iterator[_Problem]:
         )
 
 
+def _console_problems(settings: Settings) -> Iterator[_Problem]:
+    """Pages without a login there are none, and each token has one role."""
+    token, listen_token = settings.console_token, settings.console_listen_token
+    if token is None:
+        for field in ("console_listen_token", "softphone"):
+            if getattr(settings, field):
+                yield field, "set, but GATEWAY_CONSOLE_TOKEN is not; set that too"
+    elif listen_token is not None and listen_token == token:
+        yield "console_listen_token", "the same as GATEWAY_CONSOLE_TOKEN; accepted: another text"
+
+
 def _port_problems(settings: Settings) -> Iterator[_Problem]:
     if settings.port == settings.ops_port != 0:
         yield "ops_port", "the same as GATEWAY_PORT; accepted: any other port"
@@ -1062,6 +1110,7 @@ _RULES: tuple[Callable[[Settings], Iterator[_Problem]], ...] = (
     _model_problems,
     _asterisk_problems,
     _agent_problems,
+    _console_problems,
 )
 
 # ------------------------------------------------------------- reading

@@ -179,6 +179,9 @@ ROOMS = {
         " tape.tracks terminal",
         _WIRE,
     ),
+    "web": _room("", _IO - {"aiohttp"} | _CLOCK | _DICE | _WIRE),
+    "web.gate": _room("web", _IO | _CLOCK),  # numbers of sessions: drawn and sealed here
+    "web.pages": _room("logs web web.gate", _IO - {"aiohttp", "structlog", "urllib"} | _DICE),
     "channel": _room("", _IO - {"asyncio", "socket"} | _CLOCK | _DICE | _WIRE),
     "frontdesk": _room("admission errors", _IO - {"asyncio"} | _CLOCK | _DICE),
     "listener": _room("", _IO - {"asyncio", "socket", "ssl"} | _CLOCK | _DICE | _WIRE),

@@ -13,6 +13,7 @@ from gateway.checkup import ALARM, Checkup
 from gateway.desk import CallOptions, Desk
 from gateway.events import (
     AddMessage,
+    AgentSaid,
     AgentTranscribed,
     AgentTranscriptDelta,
     AnnouncementHeard,
@@ -495,6 +496,7 @@ class Call:
 
     def _text_came(self, event: AgentTranscribed, _now: float) -> None:
         self._voice.conversation.agent_text(event.item_id, event.text)
+        self._desk.tell(AgentSaid(event.item_id, event.text))
 
     def _advance(self, now: float) -> None:
         """Play on; when everything was played, see what that means."""

@@ -493,10 +493,16 @@ class Call:
 
     def _words_came(self, event: AgentTranscriptDelta, _now: float) -> None:
         self._voice.conversation.agent_words(event.item_id, event.text)
+        self._tell_words(event)
 
     def _text_came(self, event: AgentTranscribed, _now: float) -> None:
         self._voice.conversation.agent_text(event.item_id, event.text)
-        self._desk.tell(AgentSaid(event.item_id, event.text))
+        self._tell_words(event)
+
+    def _tell_words(self, event: AgentTranscriptDelta | AgentTranscribed) -> None:
+        if not self._voice.is_cancelled(event.response_id):
+            words = self._voice.conversation.words(event.item_id)
+            self._desk.tell(AgentSaid(event.item_id, words))
 
     def _advance(self, now: float) -> None:
         """Play on; when everything was played, see what that means."""

@@ -848,7 +848,11 @@ class ItemPlayed:
 
 @dataclass(frozen=True, slots=True)
 class AgentSaid:
-    """All words of one item of the agent; what is heard of them is told by ``ItemPlayed``."""
+    """All words so far of one item of the agent; told again as they grow.
+
+    What is heard of them is told by ``ItemPlayed``; one of these that comes after it says nothing
+    new.
+    """
 
     item_id: str
     text: str

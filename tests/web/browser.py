@@ -1,0 +1,92 @@
+"""Debian's Chromium with a recording as its microphone, in the hands of a test."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
+
+ROOT = Path(__file__).parents[2]
+# Screenshots and recordings of the last run, for people to look at and listen to.
+ARTEFACTS = ROOT / ".artefacts"
+WIDTHS = {"desktop": (1280, 900), "phone": (360, 740)}
+
+
+def chromium() -> str:
+    """The path of the browser; skips the test where there is none and none is demanded."""
+    path = shutil.which("chromium")
+    if path is None:
+        missing = "chromium is not installed (Debian: apt-get install chromium)"
+        if "chromium" in os.environ.get("GATEWAY_TESTS_REQUIRE", "").split(","):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return path
+
+
+@asynccontextmanager
+async def opened_browser(microphone: Path | None = None) -> AsyncIterator[Browser]:
+    """A browser without a window; whoever asks gets the microphone, which plays a WAV file once."""
+    sound = (
+        [f"--use-file-for-fake-audio-capture={microphone}%noloop", "--use-fake-ui-for-media-stream"]
+        if microphone
+        else []
+    )
+    async with async_playwright() as player:
+        browser = await player.chromium.launch(
+            executable_path=chromium(),
+            # In a container root has no sandbox; there is no sound card.
+            args=["--no-sandbox", "--use-fake-device-for-media-stream", *sound],
+        )
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@dataclass
+class Watched:
+    """A page, the hosts it asked, and what its console complained of."""
+
+    page: Page
+    hosts: set[str] = field(default_factory=set)
+    complaints: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Note everything from now on."""
+        self.page.on("request", lambda request: self._note(request.url))
+        self.page.on("websocket", lambda socket: self._note(socket.url))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._console)
+
+    def _note(self, url: str) -> None:
+        # A blob is in the page itself.
+        if not url.startswith(("blob:", "data:")):
+            self.hosts.add(urlsplit(url).netloc)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
+
+
+async def new_page(
+    context: BrowserContext | Browser, width: str = "desktop", scheme: str = "light"
+) -> Watched:
+    """A page of a size, watched; ``scheme``: light or dark."""
+    wide, high = WIDTHS[width]
+    page = await context.new_page()
+    await page.set_viewport_size({"width": wide, "height": high})
+    await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    watched = Watched(page)
+    watched.watch()
+    return watched
+
+
+async def keep_picture(page: Page, name: str) -> None:
+    """A screenshot of the whole page among the artefacts."""
+    ARTEFACTS.mkdir(exist_ok=True)
+    await page.screenshot(path=ARTEFACTS / f"{name}.png", full_page=True)

@@ -2,19 +2,31 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    ViewportSize,
+    async_playwright,
+)
 
 ROOT = Path(__file__).parents[2]
 # Screenshots and recordings of the last run, for people to look at and listen to.
 ARTEFACTS = ROOT / ".artefacts"
-WIDTHS = {"desktop": (1280, 900), "phone": (360, 740)}
+WIDTHS: Mapping[str, ViewportSize] = {
+    "desktop": {"width": 1280, "height": 900},
+    "phone": {"width": 360, "height": 740},
+}
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 def chromium() -> str:
@@ -29,18 +41,14 @@ def chromium() -> str:
 
 
 @asynccontextmanager
-async def opened_browser(microphone: Path | None = None) -> AsyncIterator[Browser]:
-    """A browser without a window; whoever asks gets the microphone, which plays a WAV file once."""
-    sound = (
-        [f"--use-file-for-fake-audio-capture={microphone}%noloop", "--use-fake-ui-for-media-stream"]
-        if microphone
-        else []
-    )
+async def opened_browser(microphone: Path) -> AsyncIterator[Browser]:
+    """A browser without a window; its microphone, opened anew, plays a WAV file once."""
+    sound = f"--use-file-for-fake-audio-capture={microphone}%noloop"
     async with async_playwright() as player:
         browser = await player.chromium.launch(
             executable_path=chromium(),
             # In a container root has no sandbox; there is no sound card.
-            args=["--no-sandbox", "--use-fake-device-for-media-stream", *sound],
+            args=["--no-sandbox", "--use-fake-device-for-media-stream", sound],
         )
         try:
             yield browser
@@ -73,17 +81,18 @@ class Watched:
             self.complaints.append(message.text)
 
 
-async def new_page(
-    context: BrowserContext | Browser, width: str = "desktop", scheme: str = "light"
-) -> Watched:
-    """A page of a size, watched; ``scheme``: light or dark."""
-    wide, high = WIDTHS[width]
-    page = await context.new_page()
-    await page.set_viewport_size({"width": wide, "height": high})
-    await page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    watched = Watched(page)
+async def new_page(context: BrowserContext) -> Watched:
+    """A page that is watched, on a desktop's screen by day."""
+    watched = Watched(await context.new_page())
+    await look_as(watched.page, "desktop", "light")
     watched.watch()
     return watched
+
+
+async def look_as(page: Page, width: str, scheme: Literal["light", "dark"]) -> None:
+    """On a screen of this size, by day or by night, with no colour half way to another."""
+    await page.set_viewport_size(WIDTHS[width])
+    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
 
 
 async def keep_picture(page: Page, name: str) -> None:

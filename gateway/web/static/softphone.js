@@ -489,9 +489,15 @@ function press(id, isPressed, text) {
 function setBusy(isBusy) {
   byId("start").hidden = isBusy;
   byId("stop").hidden = !isBusy;
-  for (const button of [byId("mute"), byId("record"), ...byId("keys").children]) button.disabled = !isBusy;
+  for (const id of ["mute", "record", "keypad"]) byId(id).disabled = !isBusy;
+  showKeys(false);
   press("mute", false, "Mute");
   press("record", false, "Record");
+}
+
+function showKeys(isShown) {
+  byId("keys").hidden = !isShown;
+  byId("keypad").setAttribute("aria-expanded", String(isShown));
 }
 
 function over() {
@@ -559,6 +565,10 @@ byId("record").addEventListener("click", () => {
     call.startRecording();
     press("record", true, "Stop recording");
   }
+});
+byId("keypad").addEventListener("click", () => {
+  showKeys(byId("keys").hidden);
+  byId("keys").querySelector("button").focus();
 });
 byId("keys").addEventListener("click", ({ target }) => target.value && call?.press(target.value));
 byId("keys").addEventListener("keydown", ({ key, target }) => {

@@ -5,6 +5,7 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -25,6 +26,8 @@ from gateway.events import (
 )
 from gateway.settings import Agent, load_settings
 from gateway.simulator.server import Simulator
+from gateway.tape.reading import Tape
+from gateway.tape.replay import Played, replay
 from gateway.web.pages import COOKIE
 from gateway.web.softphone import teller
 from tests.running import (
@@ -266,6 +269,36 @@ async def test_a_full_house_takes_no_page(simulator: Simulator) -> None:
             assert await _status(f"{ops_url_of(running)}/softphone/media", BEARER) == 503
         assert await happens(lambda: running.gateway.admission.calls == 0)
         assert (await _check(running, "default"))[0] == 204
+
+
+async def test_a_taped_call_of_the_page_can_be_replayed(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Its changed settings count there too, and what the page was told is not on the tape."""
+    settings = settings_for(simulator, GATEWAY_TAPE_DIR=str(tmp_path), **ON)
+    with capture_logs():
+        async with open_gateway(settings) as running, _page(running) as page:
+            await page.start(greeting="", instructions="Whisper.")
+            await page.told("fact", "call_ready")
+            for _ in range(10):
+                await page.say("media", media={"payload": b"\x7f" * 160})
+            await page.say("stop")
+            await page.closed()
+    # A replay has an event loop of its own.
+    await asyncio.to_thread(_is_replayed, tmp_path)
+
+
+def _is_replayed(folder: Path) -> None:
+    (path,) = folder.iterdir()
+    passes: list[Played] = []
+    with Tape(path) as tape:
+        replayed = replay(tape, passes.append)
+
+    assert [played.came for played in passes] == [played.expected for played in passes]
+    assert passes
+    assert replayed.problems == []
+    assert replayed.is_whole
+    assert b"call_ready" not in path.read_bytes()
 
 
 # ------------------------------------------------------------- before the call

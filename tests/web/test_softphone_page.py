@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from playwright.async_api import Browser, BrowserContext, Page, expect
 from structlog.testing import capture_logs
 
-from gateway.app import Running, shipped_sound
+from gateway.app import Running
 from gateway.audio.compare import correlation_per_second
 from gateway.audio.g711 import decode_ulaw, encode_ulaw
 from gateway.audio.wav import read_wav, write_wav
@@ -31,6 +31,7 @@ from gateway.events import (
     ItemPlayed,
 )
 from gateway.settings import Agent
+from gateway.shipped import shipped_sound
 from gateway.simulator.server import Simulator, SimulatorOptions, start_simulator
 from tests.running import Facts, ops_url_of, settings_for, watched_gateway
 from tests.web.browser import (

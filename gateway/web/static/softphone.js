@@ -312,8 +312,9 @@ class Call {
   }
 
   #openSocket() {
-    const scheme = location.protocol === "https:" ? "wss" : "ws";
-    this.socket = new WebSocket(`${scheme}://${location.host}/softphone/media`);
+    const url = new URL("/softphone/media", location.href);
+    url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    this.socket = new WebSocket(url);
     this.socket.onmessage = ({ data }) => this.#gatewaySaid(JSON.parse(data));
     this.socket.onclose = (event) => this.#closed(event);
     return new Promise((resolve, reject) => {

@@ -47,6 +47,7 @@ AGENTS = {
     "default": Agent(transcription={"model": "simulated"}),
     "sales": Agent(name="sales", numbers=("1",), instructions="Sell.", voice="cedar"),
 }
+ACTIVE = 'gateway_calls_active{agent="default",provider="softphone"}'
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -177,7 +178,7 @@ async def test_a_page_talks_to_an_agent(opened: tuple[Running, Facts]) -> None:
         said = await page.told("fact", "agent_said")
         sound = await page.told("media")
         mark = await page.told("mark")
-        assert await metric(running, 'gateway_calls_active{provider="softphone"}') == 1
+        assert await metric(running, ACTIVE) == 1
         await page.say("mark", mark=mark["mark"])
         await page.say("stop")
         ended = await page.told("fact", "call_ended")
@@ -189,7 +190,7 @@ async def test_a_page_talks_to_an_agent(opened: tuple[Running, Facts]) -> None:
     assert said["text"].startswith("Hello.")
     assert len(base64.b64decode(sound["media"]["payload"])) % 160 == 0
     assert (ended["termination"], ended["result"]) == ({"reason": "caller_hangup"}, "success")
-    assert await metric(running, 'gateway_calls_active{provider="softphone"}') == 0
+    assert await metric(running, ACTIVE) == 0
 
 
 async def test_what_the_page_changes_counts_for_its_call_only(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
+import msgspec
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -25,7 +26,7 @@ from gateway.audio.wav import read_wav
 from gateway.breaker import Breaker
 from gateway.bridge import Bridge, Outside
 from gateway.call import Call, CallOptions
-from gateway.errors import AudioFileError, AuthRejected, CallRejected
+from gateway.errors import AudioFileError, AuthRejected, CallRejected, SettingsError
 from gateway.events import (
     PCM_24K,
     AnnouncementHeard,
@@ -42,6 +43,7 @@ from gateway.logs import CallLog, SampledLog
 from gateway.metrics import Metrics, add_process_metrics
 from gateway.prices import Bill, Prices, read_prices
 from gateway.providers import Capabilities, Door, HttpReply, HttpRequest
+from gateway.providers.softphone import SoftphoneDoor
 from gateway.providers.table import doors
 from gateway.realtime import Dial, Link
 from gateway.realtime.auth import Auth, EntraToken
@@ -65,11 +67,16 @@ from gateway.tape.sounds import packed
 from gateway.tls import server_tls
 from gateway.traces import Traces, is_wanted, open_traces
 from gateway.voice import ANNOUNCEMENT
+from gateway.web import Area
+from gateway.web.pages import add_pages
+from gateway.web.softphone import PageLink, Switchboard, softphone_area
 
 # A refused stream may come back after this many seconds.
 RETRY_AFTER_S: Final = 5
 # A webhook's form is a few kB.
 MAX_FORM_BYTES: Final = 64 * 1024
+# What a page may send at once: a script of 32768 characters, in any language, fits.
+PAGE_MESSAGE_BYTES: Final = 256 * 1024
 # Idle and header-dripping connections are cut after this (aiohttp's own default is 75 s).
 KEEP_ALIVE_S: Final = 15.0
 REST_TIMEOUT_S: Final = 2.0
@@ -80,6 +87,9 @@ ANNOUNCEMENT_LIMIT_S: Final = 30.0
 DAY_S: Final = 86_400.0
 # After the drain's deadline: time for a goodbye.
 GOODBYE_S: Final = 15.0
+
+
+Observer = Callable[[str, Fact], None]
 
 
 def _call_ids() -> Callable[[], str]:
@@ -110,7 +120,7 @@ class Gateway:
     bridges: set[Bridge] = field(default_factory=set)
     on_tape: dict[Bridge, Tape] = field(default_factory=dict)
     is_empty: asyncio.Event = field(default_factory=asyncio.Event)
-    observers: list[Callable[[str, Fact], None]] = field(default_factory=list)
+    observers: list[Observer] = field(default_factory=list)
     door_log: SampledLog = field(default_factory=SampledLog)
     unpriced: set[str] = field(default_factory=set)
     new_call_id: Callable[[], str] = field(default_factory=_call_ids)
@@ -185,6 +195,17 @@ async def _media(request: web.Request) -> web.WebSocketResponse:
         raise web.HTTPForbidden(text="no browsers here\n")
     incoming = await _incoming(request)
     _verify(gateway, door, incoming)
+    return await _take(gateway, door, request, incoming)
+
+
+async def _take(
+    gateway: Gateway,
+    door: Door,
+    request: web.Request,
+    incoming: HttpRequest,
+    teller: Callable[[ServerLink], Observer] | None = None,
+) -> MediaSocket:
+    """Let a media socket in that may; ``teller`` makes one more observer, of its own call only."""
     try:
         await gateway.admission.wait()
     except CallRejected as rejected:
@@ -195,15 +216,22 @@ async def _media(request: web.Request) -> web.WebSocketResponse:
         socket = MediaSocket(
             heartbeat=gateway.settings.heartbeat_s,
             compress=False,
-            max_msg_size=gateway.settings.max_message_bytes,
+            max_msg_size=_max_message_bytes(gateway, door),
             protocols=door.subprotocols,
             timeout=REST_TIMEOUT_S,
         )
         await socket.prepare(request)
-        await _answer(gateway, door, ServerLink(socket, request), incoming, place)
+        link = ServerLink(socket, request)
+        watch = _Watch(gateway, door.name, teller(link) if teller else None)
+        await _answer(gateway, door, link, incoming, place, watch)
     finally:
         place.leave()
     return socket
+
+
+def _max_message_bytes(gateway: Gateway, door: Door) -> int:
+    # A page may send instructions for its call.
+    return gateway.settings.max_message_bytes if door.is_public else PAGE_MESSAGE_BYTES
 
 
 class _Place:
@@ -222,10 +250,14 @@ class _Place:
 
 
 async def _answer(
-    gateway: Gateway, door: Door, link: ServerLink, upgrade: HttpRequest, place: _Place
+    gateway: Gateway,
+    door: Door,
+    link: ServerLink,
+    upgrade: HttpRequest,
+    place: _Place,
+    watch: "_Watch",
 ) -> None:
     stream = door.connect(upgrade)
-    watch = _Watch(gateway, door.name)
     taping = _Taping(gateway, watch, link, _outside(gateway, watch))
     realtime = RealtimeProtocol(gateway.settings.dialect)
     bridge = Bridge(stream, taping.link, realtime, taping.outside)
@@ -261,20 +293,33 @@ async def _answer(
 
 
 async def _admit(gateway: Gateway, door: Door, started: CallStarted) -> Agent:
-    """Check the token, take the call's place, and choose who answers."""
+    """Check the token, choose who answers, and take the call's place."""
     call_id, now, proof = started.provider_call_id, time.time(), None
     if door.needs_token and not gateway.settings.insecure:
         proof = gateway.tokens.prove(started.token, call_id, now)
+    agent = _chosen_agent(gateway, door, started)
     try:
         await gateway.admission.begin(door.name, call_id, proof, now)
     finally:
         # Who asks to be let in is waited for; one that was refused must not be waited for longer.
         gateway.note_departure()
+    return agent
+
+
+def _chosen_agent(gateway: Gateway, door: Door, started: CallStarted) -> Agent:
     name = started.parameters.get("agent", "")
     named = gateway.settings.agents.get(name)
     if name and named is None:
         gateway.door_log.warning("agent_unknown", time.monotonic(), agent=name)
-    return named or gateway.settings.agent_for(started.to_number)
+    agent = named or gateway.settings.agent_for(started.to_number)
+    return agent if door.is_public else _changed_agent(agent, started)
+
+
+def _changed_agent(agent: Agent, started: CallStarted) -> Agent:
+    try:
+        return agent.changed(msgspec.json.decode(started.parameters.get("overrides", "{}")))
+    except SettingsError as error:
+        raise CallRejected("start", "bad_request", error.problems[0]) from None
 
 
 def _note_rejection(gateway: Gateway, door: Door, rejected: CallRejected) -> None:
@@ -371,8 +416,9 @@ def _tape_head(gateway: Gateway, options: CallOptions) -> dict[str, object]:
 class _Watch:
     """Tells logs, metrics and admission what happens on one call."""
 
-    def __init__(self, gateway: Gateway, provider: str) -> None:
+    def __init__(self, gateway: Gateway, provider: str, also: Observer | None = None) -> None:
         self._gateway = gateway
+        self._also = also
         self._provider = provider
         self.call_id = gateway.new_call_id()
         self._metrics = gateway.metrics.call()
@@ -407,8 +453,10 @@ class _Watch:
             self.on_announced()
         for observer in self._gateway.observers:
             self._show(observer, fact)
+        if self._also is not None:
+            self._show(self._also, fact)
 
-    def _show(self, observer: Callable[[str, Fact], None], fact: Fact) -> None:
+    def _show(self, observer: Observer, fact: Fact) -> None:
         """Who only watches must not be able to break a call."""
         try:
             observer(self.call_id, fact)
@@ -490,7 +538,7 @@ def _call_options(
 
 def _door(request: web.Request) -> Door:
     door = request.app[GATEWAY].doors.get(request.match_info["provider"])
-    if door is None:
+    if door is None or not door.is_public:
         raise web.HTTPNotFound(text="no such provider\n")
     return door
 
@@ -556,11 +604,13 @@ def public_app(gateway: Gateway) -> web.Application:
 class State:
     """What the operations listener tells: the metrics page, and why not ready ("" = ready).
 
-    ``page`` is given what writes a registry down in the format the reader asked for.
+    ``page`` is given what writes a registry down in the format the reader asked for. ``areas``: the
+    pages for people, where the settings have a token for them.
     """
 
     page: Callable[[Callable[[Collector], bytes]], bytes]
     why_not_ready: Callable[[], str]
+    areas: tuple[Area, ...] = ()
 
 
 STATE: Final = web.AppKey("STATE", State)
@@ -582,9 +632,10 @@ async def _readyz(request: web.Request) -> web.Response:
     return web.Response(status=503 if why_not else 200, text=f"{why_not or 'ready'}\n")
 
 
-def ops_app(state: State) -> web.Application:
-    """The operations listener: metrics and health."""
-    app = web.Application()
+def ops_app(settings: Settings, state: State) -> web.Application:
+    """The operations listener: metrics and health, and the pages behind their login."""
+    app = web.Application(client_max_size=PAGE_MESSAGE_BYTES)
+    add_pages(app, settings.console_tokens, state.areas)
     app[STATE] = state
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/livez", _livez)
@@ -597,7 +648,25 @@ def _state_of(gateway: Gateway) -> State:
         _renew_gauges(gateway)
         return encode(gateway.registry)
 
-    return State(page, lambda: "" if gateway.is_ready else "draining")
+    return State(page, lambda: "" if gateway.is_ready else "draining", tuple(_areas(gateway)))
+
+
+def _areas(gateway: Gateway) -> Iterator[Area]:
+    """The pages for people, in the order of the navigation."""
+    door = gateway.doors.get(SoftphoneDoor.name)
+    if door is not None:
+        yield softphone_area(_switchboard(gateway, door))
+
+
+def _switchboard(gateway: Gateway, door: Door) -> Switchboard:
+    settings = gateway.settings
+
+    async def take(
+        request: web.Request, teller: Callable[[PageLink], Observer]
+    ) -> web.StreamResponse:
+        return await _take(gateway, door, request, HttpRequest("GET", request.raw_path), teller)
+
+    return Switchboard(settings.agents, settings.dialect, gateway.admission.check, take)
 
 
 def _renew_gauges(gateway: Gateway) -> None:
@@ -697,7 +766,9 @@ async def open_ops(stack: AsyncExitStack, settings: Settings, state: State) -> i
     Raises:
         OSError: its address is taken or not ours.
     """
-    return await _listen(stack, ops_app(state), _Site(settings.ops_host, settings.ops_port))
+    return await _listen(
+        stack, ops_app(settings, state), _Site(settings.ops_host, settings.ops_port)
+    )
 
 
 async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | None) -> Gateway:
@@ -800,6 +871,7 @@ def doors_of(settings: Settings) -> dict[str, Door]:
         public_url=settings.public_url,
         twilio_auth_tokens=settings.twilio_auth_tokens,
         twilio_api_url=settings.twilio_api_url,
+        has_softphone=settings.softphone,
         asterisk_username=settings.asterisk_username,
         asterisk_password=password.get_secret_value() if password else "",
         insecure=settings.insecure,

@@ -13,6 +13,7 @@ from gateway.checkup import ALARM, Checkup
 from gateway.desk import CallOptions, Desk
 from gateway.events import (
     AddMessage,
+    AgentSaid,
     AgentTranscribed,
     AgentTranscriptDelta,
     AnnouncementHeard,
@@ -492,9 +493,16 @@ class Call:
 
     def _words_came(self, event: AgentTranscriptDelta, _now: float) -> None:
         self._voice.conversation.agent_words(event.item_id, event.text)
+        self._tell_words(event)
 
     def _text_came(self, event: AgentTranscribed, _now: float) -> None:
         self._voice.conversation.agent_text(event.item_id, event.text)
+        self._tell_words(event)
+
+    def _tell_words(self, event: AgentTranscriptDelta | AgentTranscribed) -> None:
+        if not self._voice.is_cancelled(event.response_id):
+            words = self._voice.conversation.words(event.item_id)
+            self._desk.tell(AgentSaid(event.item_id, words))
 
     def _advance(self, now: float) -> None:
         """Play on; when everything was played, see what that means."""

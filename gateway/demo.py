@@ -1,6 +1,7 @@
 """Everything in one process: a recorded caller phones a talking agent while you watch."""
 
 import asyncio
+import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -132,7 +133,10 @@ def _free(port: int) -> int:
 
 
 def demo_settings(simulator: Simulator, port: int = 0, ops_port: int = 0) -> Settings:
-    """Settings for a gateway on this machine whose model is the simulator."""
+    """Settings for a gateway on this machine whose model is the simulator.
+
+    The console's token is drawn each time.
+    """
     return load_settings(
         {
             "AZURE_OPENAI_ENDPOINT": f"http://127.0.0.1:{simulator.port}",
@@ -142,6 +146,8 @@ def demo_settings(simulator: Simulator, port: int = 0, ops_port: int = 0) -> Set
             "GATEWAY_HOST": "127.0.0.1",
             "GATEWAY_PORT": str(port),
             "GATEWAY_OPS_PORT": str(_free(ops_port)),
+            "GATEWAY_CONSOLE_TOKEN": secrets.token_urlsafe(32),
+            "GATEWAY_SOFTPHONE": "1",
         },
         overrides={"agents": {"default": {"transcription": {"model": "simulated"}}}},
     )
@@ -295,6 +301,8 @@ def _invite(terminal: Terminal, running: Running) -> None:
     terminal.say("\nStill serving the same set-up; stop with Ctrl-C.")
     terminal.table(
         [
+            ("talk to it", f"http://127.0.0.1:{running.ops_port}/softphone"),
+            ("with the token", running.gateway.settings.console_tokens["viewer"]),
             ("call it", f"gateway call FILE.wav --url http://127.0.0.1:{running.port}"),
             ("metrics", f"http://127.0.0.1:{running.ops_port}/metrics"),
             ("health", f"http://127.0.0.1:{running.ops_port}/readyz"),

@@ -20,6 +20,7 @@ Result = Literal["success", "client_error", "server_error", "upstream_error", "i
 Reason = Literal[
     "caller_hangup",
     "agent_hangup",
+    "operator_hangup",
     "transfer",
     "max_duration",
     "idle_timeout",
@@ -38,6 +39,7 @@ Reason = Literal[
 RESULTS: Mapping[Reason, Result] = {
     "caller_hangup": "success",
     "agent_hangup": "success",
+    "operator_hangup": "success",
     "transfer": "success",
     "max_duration": "success",
     "idle_timeout": "success",
@@ -832,11 +834,27 @@ class BargeInConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class ItemPlayed:
-    """The account of one item of agent speech is closed: what came, what was heard of it."""
+    """The account of one item of agent speech is closed: what came, what was heard of it.
+
+    ``text`` is the words that were heard, ``unheard`` those that came behind them so far.
+    """
 
     item_id: str
     received_ms: float
     heard_ms: float
+    text: str
+    unheard: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSaid:
+    """All words so far of one item of the agent; told again as they grow.
+
+    What is heard of them is told by ``ItemPlayed``; one of these that comes after it says nothing
+    new.
+    """
+
+    item_id: str
     text: str
 
 
@@ -966,6 +984,7 @@ Fact = (
     | BargedIn
     | BargeInConfirmed
     | ItemPlayed
+    | AgentSaid
     | CallerSpoke
     | DtmfEntered
     | ToolCalled

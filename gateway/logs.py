@@ -21,6 +21,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from gateway.events import (
+    AgentSaid,
     AnnouncementHeard,
     AudioAssessed,
     AudioCounted,
@@ -431,7 +432,9 @@ _LINES: Mapping[type, _LineOf | None] = {
     TurnTimedOut: _plain(logging.WARNING, "turn_timed_out"),
     BargedIn: _plain(logging.INFO, "barged_in"),
     BargeInConfirmed: _plain(logging.INFO, "barge_in_confirmed"),
-    ItemPlayed: _plain(logging.INFO, "item_played"),
+    ItemPlayed: _plain(logging.INFO, "item_played", "unheard"),
+    # Nobody has heard it yet.
+    AgentSaid: None,
     CallerSpoke: _plain(logging.INFO, "caller_spoke"),
     DtmfEntered: _plain(logging.DEBUG, "dtmf_entered"),
     ToolCalled: _plain(logging.INFO, "tool_called"),

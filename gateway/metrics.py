@@ -27,6 +27,7 @@ from gateway import __version__
 from gateway.audio.convert import converter_name
 from gateway.events import (
     RESULTS,
+    AgentSaid,
     AnnouncementHeard,
     AudioAssessed,
     AudioCounted,
@@ -805,7 +806,7 @@ class CallMetrics:
         self._metrics.turns.prompts.of(fact.name).inc()
 
     def _not_measured(
-        self, _: AnnouncementHeard | CallerSpoke | RealtimeOpened | StateChanged
+        self, _: AgentSaid | AnnouncementHeard | CallerSpoke | RealtimeOpened | StateChanged
     ) -> None:
         """These are for logs and tapes."""
 
@@ -833,6 +834,7 @@ class CallMetrics:
             BargedIn: _barged_in,
             BargeInConfirmed: _barge_in_confirmed,
             ItemPlayed: _item_played,
+            AgentSaid: _not_measured,
             CallerSpoke: _not_measured,
             DtmfEntered: _dtmf_entered,
             ToolCalled: _tool_called,

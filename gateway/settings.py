@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -268,6 +268,25 @@ class Agent(_Table):
             raise ValueError('one of the numbers is empty; accepted: numbers such as "+15551234"')
         return numbers
 
+    def changed(self, changes: Mapping[str, Any]) -> "Agent":
+        """This agent with other values for one call, each of ``CALL_CHANGES``.
+
+        Raises:
+            SettingsError: a line for each value that cannot be used, with its dotted key.
+        """
+        unknown = [key for key in changes if key not in CALL_CHANGES]
+        if unknown:
+            raise SettingsError([f"{key[:32]}: cannot be changed for a call" for key in unknown])
+        values = self.model_dump()
+        for key, value in changes.items():
+            is_table = isinstance(value, Mapping) and isinstance(values[key], dict)
+            values[key] = {**values[key], **value} if is_table else value
+        try:
+            return Agent(**values)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)
+        raise SettingsError([_agent_problem(detail) for detail in details])
+
     def session_options(self, dialect: Dialect) -> SessionOptions:
         """What to set on a session of the model for a call to this agent."""
         return SessionOptions(
@@ -287,6 +306,18 @@ class Agent(_Table):
     def _turn_detection(self) -> TurnDetection:
         table = self.turn_detection.model_dump()
         return TurnDetection(**table, interrupt_response=self.allow_barge_in)
+
+
+# What a call may have otherwise than its agent; nothing that costs money or lets the agent do more.
+CALL_CHANGES: Final = (
+    "instructions",
+    "greeting",
+    "voice",
+    "temperature",
+    "speed",
+    "turn_detection",
+    "transcription",
+)
 
 
 def _plain_number(number: str) -> str:
@@ -556,6 +587,32 @@ class Settings(_Table):
         why="it is personal data",
     )
 
+    # -- pages for people
+    console_token: SecretStr | None = _setting(
+        "GATEWAY_CONSOLE_TOKEN",
+        None,
+        "Opens the pages of the operations listener; unset = there are none",
+        "they show what callers say",
+        accepted="a text of at least 32 characters",
+        min_length=32,
+        max_length=512,
+    )
+    console_listen_token: SecretStr | None = _setting(
+        "GATEWAY_CONSOLE_LISTEN_TOKEN",
+        None,
+        "Opens the same pages to somebody who may also listen in to calls",
+        "not everybody who sees calls should hear them",
+        accepted="a text of at least 32 characters, not that of GATEWAY_CONSOLE_TOKEN",
+        min_length=32,
+        max_length=512,
+    )
+    softphone: bool = _setting(
+        "GATEWAY_SOFTPHONE",
+        default=False,
+        what="Offer a page that talks to the agents from a browser; needs GATEWAY_CONSOLE_TOKEN",
+        why="each of its calls costs what a call costs",
+    )
+
     # -- tapes
     tape_dir: str = _setting(
         "GATEWAY_TAPE_DIR",
@@ -742,6 +799,17 @@ class Settings(_Table):
     def twilio_auth_tokens(self) -> tuple[str, ...]:
         """The live Twilio tokens in the clear, none to two."""
         return _split(self.twilio_auth_token) if self.twilio_auth_token else ()
+
+    @property
+    def console_tokens(self) -> dict[Literal["viewer", "listener"], str]:
+        """The token of each role of the pages in the clear; {} = no pages."""
+        if self.console_token is None:
+            return {}
+        tokens: dict[Literal["viewer", "listener"], str]
+        tokens = {"viewer": self.console_token.get_secret_value()}
+        if self.console_listen_token is not None:
+            tokens["listener"] = self.console_listen_token.get_secret_value()
+        return tokens
 
     @property
     def token_key_bytes(self) -> bytes | None:
@@ -1009,6 +1077,19 @@ def _door_problems(settings: Settings) -> Iterator[_Problem]:
         )
 
 
+def _console_problems(settings: Settings) -> Iterator[_Problem]:
+    """Pages without a login there are none, and each token has one role."""
+    token, listen_token = settings.console_token, settings.console_listen_token
+    if token is None:
+        for field in ("console_listen_token", "softphone"):
+            if getattr(settings, field):
+                yield field, "set, but GATEWAY_CONSOLE_TOKEN is not; set that too"
+    elif settings.softphone and settings.workers > 1:
+        yield "softphone", "needs GATEWAY_WORKERS=1: with more, nobody at the page takes calls"
+    elif listen_token is not None and listen_token == token:
+        yield "console_listen_token", "the same as GATEWAY_CONSOLE_TOKEN; accepted: another text"
+
+
 def _port_problems(settings: Settings) -> Iterator[_Problem]:
     if settings.port == settings.ops_port != 0:
         yield "ops_port", "the same as GATEWAY_PORT; accepted: any other port"
@@ -1062,6 +1143,7 @@ _RULES: tuple[Callable[[Settings], Iterator[_Problem]], ...] = (
     _model_problems,
     _asterisk_problems,
     _agent_problems,
+    _console_problems,
 )
 
 # ------------------------------------------------------------- reading
@@ -1226,6 +1308,13 @@ def _problem(layers: _Layers, detail: ErrorDetails) -> str:
         return f"{layers.name(loc)}: {detail['ctx']['error']}"
     wrong = _WRONG.get(detail["type"], "not usable")
     return f"{layers.name(loc)}: {wrong}; accepted: {_accepted(_node(loc))}{_hint(layers, loc)}"
+
+
+def _agent_problem(detail: ErrorDetails) -> str:
+    """As ``_problem``, for one agent alone."""
+    prefix = ("agents", "default")
+    whole: ErrorDetails = {**detail, "loc": (*prefix, *detail["loc"])}
+    return _problem(_Layers({}, {}, {}, ""), whole).removeprefix(".".join(prefix) + ".")
 
 
 def _hint(layers: _Layers, loc: tuple[int | str, ...]) -> str:

@@ -244,10 +244,16 @@ class Voice:
     def _account(self, heard: Heard) -> None:
         if not heard.response_id:
             return
+        words = self.conversation.words(heard.item_id)
         text = self.conversation.heard(heard.item_id, heard.received_ms, heard.heard_ms)
         self.received_ms += heard.received_ms
         self.heard_ms += heard.heard_ms
-        self._desk.tell(ItemPlayed(heard.item_id, heard.received_ms, heard.heard_ms, text))
+        self._desk.tell(
+            ItemPlayed(
+                *(heard.item_id, heard.received_ms, heard.heard_ms, text),
+                unheard=words[len(text) :].strip(),
+            )
+        )
 
     def _clear_confirmed(self, now: float) -> None:
         if self._cleared is not None:

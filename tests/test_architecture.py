@@ -180,6 +180,10 @@ ROOMS = {
         " tape.tracks terminal",
         _WIRE,
     ),
+    "web": _room("", _IO - {"aiohttp"} | _CLOCK | _DICE | _WIRE),
+    "web.gate": _room("web", _IO | _CLOCK),  # numbers of sessions: drawn and sealed here
+    "web.softphone": _room("errors events settings web", _IO - {"aiohttp"} | _CLOCK | _DICE),
+    "web.pages": _room("logs web web.gate", _IO - {"aiohttp", "structlog", "urllib"} | _DICE),
     "channel": _room("", _IO - {"asyncio", "socket"} | _CLOCK | _DICE | _WIRE),
     "frontdesk": _room("admission errors", _IO - {"asyncio"} | _CLOCK | _DICE),
     "listener": _room("", _IO - {"asyncio", "socket", "ssl"} | _CLOCK | _DICE | _WIRE),

@@ -7,6 +7,9 @@ from gateway.events import (
     HANG_UP,
     ULAW_8K,
     AddMessage,
+    AgentSaid,
+    AgentTranscribed,
+    AgentTranscriptDelta,
     AppendAudio,
     AudioDone,
     CallerSpoke,
@@ -104,6 +107,29 @@ def test_the_words_of_the_caller_are_told() -> None:
     lab.realtime(CallerTranscribed("item_u", "Good morning"))
 
     assert lab.told(CallerSpoke) == [CallerSpoke("Good morning")]
+
+
+def test_the_words_of_the_agent_are_told_as_they_come() -> None:
+    """Whoever looks on reads along: all words so far, ahead of what was heard of them."""
+    lab = placed()
+    lab.realtime(ResponseStarted("resp_1"))
+    lab.realtime(AgentTranscriptDelta("resp_1", "item_1", "Good "))
+    lab.realtime(AgentTranscriptDelta("resp_1", "item_1", "morning"))
+    lab.realtime(AgentTranscribed("resp_1", "item_1", "Good morning."))
+
+    said = ["Good ", "Good morning", "Good morning."]
+    assert lab.told(AgentSaid) == [AgentSaid("item_1", text) for text in said]
+
+
+def test_words_after_an_interruption_are_not_told() -> None:
+    """They were never spoken to anybody."""
+    lab = placed()
+    lab.answer("resp_1", "item_1", 3000, is_done=False)
+    lab.run_for(0.5)
+    lab.caller_speaks()
+    lab.realtime(AgentTranscriptDelta("resp_1", "item_1", "never said"))
+
+    assert lab.told(AgentSaid) == []
 
 
 def test_tokens_are_told() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from gateway.events import (
+    AgentSaid,
     AgentTranscribed,
     AgentTranscriptDelta,
     AudioDelta,
@@ -308,6 +309,26 @@ def test_each_item_of_an_answer_is_accounted_for() -> None:
         ItemPlayed("item_1", 700, 700, "Good morning."),
         ItemPlayed("item_2", 700, 700, "How are you?"),
     ]
+    assert lab.told(AgentSaid) == [
+        AgentSaid("item_1", "Good morning."),
+        AgentSaid("item_2", "How are you?"),
+    ]
+
+
+def test_words_that_were_not_heard_are_told_apart() -> None:
+    """After a barge-in the account of an item says which of its words the caller missed."""
+    lab = placed()
+    lab.realtime(ResponseStarted("resp_1"))
+    lab.delta("resp_1", "item_1", 2000)
+    lab.realtime(AgentTranscribed("resp_1", "item_1", "One two three four five six."))
+    lab.run_for(1)
+    lab.realtime(SpeechStarted("item_2", 1000))
+    lab.run_for(1)
+
+    (played,) = lab.told(ItemPlayed)
+    assert f"{played.text} {played.unheard}" == "One two three four five six."
+    assert played.text.startswith("One two")
+    assert played.unheard.endswith("five six.")
 
 
 def test_the_words_of_an_interrupted_item_are_those_heard() -> None:

@@ -159,6 +159,34 @@ def test_half_a_login(given_one: str) -> None:
     assert not problem.startswith(given_one)
 
 
+@pytest.mark.parametrize(
+    "given_one", ["GATEWAY_CONSOLE_LISTEN_TOKEN", "GATEWAY_SOFTPHONE", "GATEWAY_CONSOLE_TOKEN"]
+)
+def test_pages_have_a_login_of_some_length(given_one: str) -> None:
+    """What needs the console's token says so; a short one is none; two roles are two tokens."""
+    short = given_one == "GATEWAY_CONSOLE_TOKEN"
+    [problem] = problems(OPENAI | {given_one: "1" if short else "1" * 32} | _softphone(given_one))
+    assert problem.startswith(f"{given_one}: ")
+    assert ("at least 32 characters" if short else "GATEWAY_CONSOLE_TOKEN is not") in problem
+
+    both = {"GATEWAY_CONSOLE_TOKEN": "c" * 32, "GATEWAY_CONSOLE_LISTEN_TOKEN": "c" * 32}
+    [problem] = problems(OPENAI | both)
+    assert problem.startswith("GATEWAY_CONSOLE_LISTEN_TOKEN: the same")
+
+
+def _softphone(given_one: str) -> dict[str, str]:
+    return {given_one: "1"} if given_one == "GATEWAY_SOFTPHONE" else {}
+
+
+def test_each_token_of_the_pages_has_its_role() -> None:
+    """Without the first there is none."""
+    environ = OPENAI | {"GATEWAY_CONSOLE_TOKEN": "c" * 32}
+    assert load_settings(OPENAI).console_tokens == {}
+    assert load_settings(environ).console_tokens == {"viewer": "c" * 32}
+    both = environ | {"GATEWAY_CONSOLE_LISTEN_TOKEN": "l" * 32}
+    assert load_settings(both).console_tokens == {"viewer": "c" * 32, "listener": "l" * 32}
+
+
 def test_every_problem_at_once(tmp_path: Path) -> None:
     """Variables, file, overrides and rules over several settings are reported together."""
     path = toml(

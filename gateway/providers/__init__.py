@@ -95,6 +95,9 @@ class Door(Protocol):
     """A provider's entrance, one for the process."""
 
     name: ClassVar[str]
+    # False: its calls come over the operations listener, from people who are logged in there, and
+    # who may change the agent's settings for their call.
+    is_public: ClassVar[bool]
     # WebSocket subprotocols we accept on the upgrade, () for none.
     subprotocols: tuple[str, ...]
     # True when a call must carry a single-use token that the answer webhook minted.

@@ -78,6 +78,7 @@ class AsteriskDoor:
     """
 
     name: ClassVar[str] = "asterisk"
+    is_public: ClassVar[bool] = True
 
     def __init__(self, username: str, password: str, *, insecure: bool = False) -> None:
         self.subprotocols: tuple[str, ...] = ("media",)

@@ -2,6 +2,7 @@
 
 from gateway.providers import Door
 from gateway.providers.asterisk import AsteriskDoor
+from gateway.providers.softphone import SoftphoneDoor
 from gateway.providers.twilio import TwilioDoor
 
 
@@ -12,9 +13,10 @@ def doors(
     twilio_api_url: str = "https://api.twilio.com",
     asterisk_username: str = "",
     asterisk_password: str = "",
+    has_softphone: bool = False,
     insecure: bool = False,
 ) -> dict[str, Door]:
-    """The door of every provider that has a secret; of all when ``insecure``.
+    """The door of every provider that has a secret; of all public ones when ``insecure``.
 
     Args:
         public_url: base URL under which providers reach us.
@@ -22,6 +24,7 @@ def doors(
         twilio_api_url: base URL of Twilio's REST interface.
         asterisk_username: user name of the HTTP Basic credentials.
         asterisk_password: password of the HTTP Basic credentials.
+        has_softphone: people who are logged in may call from a page.
         insecure: check no secrets (loopback and tests).
     """
     table: dict[str, Door] = {}
@@ -33,4 +36,6 @@ def doors(
         table[AsteriskDoor.name] = AsteriskDoor(
             asterisk_username, asterisk_password, insecure=insecure
         )
+    if has_softphone:
+        table[SoftphoneDoor.name] = SoftphoneDoor()
     return table

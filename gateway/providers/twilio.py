@@ -67,6 +67,7 @@ class TwilioDoor:
     """
 
     name: ClassVar[str] = "twilio"
+    is_public: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -138,7 +138,7 @@ class Translator:
     """
 
     def __init__(self, head: Head) -> None:
-        door = doors(public_url="", insecure=True).get(head.provider)
+        door = doors(public_url="", has_softphone=True, insecure=True).get(head.provider)
         if door is None:
             raise TapeError(f"no provider {head.provider!r} in this gateway")
         request = HttpRequest("GET", f"ws://tape/?{urlencode(head.query)}")

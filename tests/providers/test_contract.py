@@ -27,6 +27,7 @@ from gateway.events import (
 )
 from gateway.providers import HttpRequest, Provider
 from gateway.providers.asterisk import AsteriskStream
+from gateway.providers.softphone import SoftphoneStream
 from gateway.providers.table import doors
 from gateway.providers.twilio import TwilioStream
 
@@ -106,6 +107,15 @@ WIRES = {
         _binary,
         None,
     ),
+    "softphone": Wire(
+        SoftphoneStream,
+        '{"event":"start","start":{"callId":"c1"}}',
+        f'{{"event":"media","media":{{"payload":"{base64.b64encode(FRAME).decode()}"}}}}',
+        '{"event":"dtmf","dtmf":{"digit":"5"}}',
+        _twilio_echo,
+        _twilio_audio,
+        '{"event":"stop"}',
+    ),
 }
 each_wire = pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
 
@@ -181,6 +191,7 @@ EVENTS = st.sampled_from(
 KEYS = st.sampled_from(
     [
         *("media", "payload", "chunk", "track", "start", "callSid", "streamSid", "mediaFormat"),
+        *("callId", "agent", "overrides"),
         *("customParameters", "sequenceNumber", "mark", "name", "dtmf", "digit", "format"),
         *("channel", "channel_id", "ptime", "optimal_frame_size", "queue_length", "x"),
         *("channel_variables", "correlation_id"),

@@ -66,10 +66,11 @@ function furnish() {
   document.querySelector("#level-agent .fill").style.transform = "scaleX(.7)";
 }
 
-/** All mu-law codes as samples, and all samples as mu-law codes. */
+/** All mu-law codes as samples, and all samples as mu-law codes in base64. */
 async function ulaw() {
   const { FROM_ULAW, toUlaw } = await import("/static/telephone.js");
-  return [[...FROM_ULAW], Array.from({ length: 65536 }, (_, i) => toUlaw((i - 32768) / 32768))];
+  const codes = Array.from({ length: 65536 }, (_, i) => toUlaw((i - 32768) / 32768));
+  return [[...FROM_ULAW], btoa(codes.map((code) => String.fromCharCode(code)).join(""))];
 }
 
 /** What becomes of one second of each tone: its gain in dB, and how long it is in s. */

@@ -1,0 +1,64 @@
+"""Pages for people on the operations listener, behind the console's token.
+
+An *area* is one page with the routes it fetches its data from. Whoever has an area describes it
+here; ``pages.add_pages`` does the rest for all of them alike: the login, the role that a route asks
+for, the check that a request comes from our own page, the headers. What is in ``static/`` is
+served as it is, to those who are logged in.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aiohttp import web
+
+Role = Literal["viewer", "listener"]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# What each role may do: a listener sees what a viewer sees, and may listen in to calls.
+GRANTS: Mapping[Role, frozenset[Role]] = {
+    "viewer": frozenset({"viewer"}),
+    "listener": frozenset({"viewer", "listener"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Data or a WebSocket of a page; without the role nobody gets to the handler.
+
+    ``GET`` must change nothing, save where it upgrades to a WebSocket: that, like every other
+    method, is let through from our own pages only.
+    """
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    handler: Handler
+    role: Role = "viewer"
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """One page: its path, its name in the navigation, its file in ``static/``, its routes."""
+
+    path: str
+    title: str
+    file: str
+    routes: tuple[Route, ...] = ()
+    role: Role = "viewer"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who asks: the role, and until when (unix s). ``number`` is unguessable, "" for a bearer."""
+
+    role: Role
+    expires_at: float
+    number: str = field(default="", repr=False)
+
+    def may(self, role: Role) -> bool:
+        """Whether this session has a role, its own or one that its own includes."""
+        return role in GRANTS[self.role]
+
+
+# Set on every request that reaches the handler of a route.
+SESSION: web.RequestKey[Session] = web.RequestKey("SESSION", Session)

@@ -1,0 +1,315 @@
+"""Serves the pages: files of the package, the login, and the routes of each area behind it.
+
+Every answer of the listener carries the same strict headers; nothing is loaded from elsewhere, and
+no script or style stands inside a page.
+"""
+
+import functools
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib import resources
+from typing import Final, Never
+from urllib.parse import urlencode, urlsplit
+
+import structlog
+from aiohttp import hdrs, web
+
+from gateway.logs import SampledLog
+from gateway.web import SESSION, Area, Handler, Role, Route, Session
+from gateway.web.gate import SESSION_S, Failures, Gate
+
+COOKIE: Final = "gateway_console"
+LOGIN: Final = "/login"
+MAX_FORM_BYTES: Final = 8 * 1024
+HEADERS: Final[Mapping[str, str]] = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; worker-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Not no-referrer: with that a browser sends the login form with "Origin: null".
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+}
+# What the login page needs, the rest of the files is for those who are logged in.
+OPEN_FILES: Final = frozenset({"base.css", "icon.svg"})
+_TYPES: Final[Mapping[str, str]] = {
+    "html": "text/html",
+    "css": "text/css",
+    "js": "text/javascript",
+    "svg": "image/svg+xml",
+}
+_log: Final = structlog.get_logger("gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of ``static/``; ``tag`` changes with its content."""
+
+    text: str
+    content_type: str
+    tag: str
+
+
+@dataclass(slots=True)
+class _Reception:
+    """What the handlers share."""
+
+    gate: Gate
+    files: Mapping[str, _File]
+    areas: tuple[Area, ...]
+    clock: Callable[[], float]
+    failures: Failures = field(default_factory=Failures)
+    door_log: SampledLog = field(default_factory=SampledLog)
+
+    @property
+    def home(self) -> str:
+        """Where to go after the login."""
+        return self.areas[0].path
+
+
+def add_pages(
+    app: web.Application,
+    tokens: Mapping[Role, str],
+    areas: Sequence[Area],
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Put pages on a listener, behind a login; without a token or an area there is nothing.
+
+    Args:
+        app: not running yet. Its other routes stay open to all, with the pages' headers.
+        tokens: the token of each role.
+        areas: the first one is where a login leads to.
+        clock: unix seconds.
+    """
+    if not tokens or not areas:
+        return
+    reception = _Reception(Gate(tokens), dict(_files()), tuple(areas), clock)
+    app.on_response_prepare.append(_add_headers)
+    for method, path, handler in (
+        (hdrs.METH_GET, "/", _home),
+        (hdrs.METH_GET, LOGIN, _login_page),
+        (hdrs.METH_POST, LOGIN, _login),
+        (hdrs.METH_POST, "/logout", _logout),
+        (hdrs.METH_GET, "/static/{name}", _static),
+    ):
+        app.router.add_route(method, path, functools.partial(handler, reception))
+    for area in areas:
+        app.router.add_get(area.path, functools.partial(_page, reception, area))
+        for route in area.routes:
+            app.router.add_route(route.method, route.path, _guarded(reception, route))
+
+
+def _files() -> Iterator[tuple[str, _File]]:
+    """Read once: a page and its scripts are of one version, and no path of a request is opened."""
+    for each in (resources.files("gateway.web") / "static").iterdir():
+        content_type = _TYPES.get(each.name.rpartition(".")[2])
+        if content_type:
+            text = each.read_text("utf-8")
+            tag = hashlib.sha256(text.encode()).hexdigest()[:32]
+            yield each.name, _File(text, content_type, tag)
+
+
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+# ------------------------------------------------------------- who asks
+
+
+def _session(reception: _Reception, request: web.Request) -> Session | None:
+    """By the cookie of a login, or by ``Authorization: Bearer`` for scripts.
+
+    Raises:
+        HTTPTooManyRequests: this address has tried too many wrong tokens.
+    """
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() == "bearer":
+        return _admitted(reception, request, token.strip())
+    return reception.gate.open(request.cookies.get(COOKIE, ""), reception.clock())
+
+
+def _admitted(reception: _Reception, request: web.Request, token: str) -> Session | None:
+    now, source = reception.clock(), request.remote or ""
+    if reception.failures.is_barred(source, now):
+        raise web.HTTPTooManyRequests(
+            headers={"Retry-After": "60"}, text="too many wrong tokens; try again in a minute\n"
+        )
+    session = reception.gate.admit(token, now)
+    if session is None:
+        reception.failures.note(source, now)
+        reception.door_log.warning("console_login_refused", time.monotonic(), source=source)
+    return session
+
+
+def _is_ours(request: web.Request) -> bool:
+    """Whether a browser sent this from a page of ours; one that does not say so did not."""
+    origin = urlsplit(request.headers.get(hdrs.ORIGIN, ""))
+    return origin.scheme in {"http", "https"} and origin.netloc == request.host
+
+
+def _is_from_script(request: web.Request) -> bool:
+    """A token in the header is nothing that a browser adds by itself."""
+    return hdrs.AUTHORIZATION in request.headers
+
+
+def _needs_origin(request: web.Request) -> bool:
+    """What changes something, or answers to any page in the world: a WebSocket knows no CORS."""
+    return request.method != hdrs.METH_GET or hdrs.UPGRADE in request.headers
+
+
+def _guarded(reception: _Reception, route: Route) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        session = _session(reception, request)
+        if session is None:
+            raise web.HTTPUnauthorized(text="log in first\n")
+        if not session.may(route.role):
+            raise web.HTTPForbidden(text=f"only for the role {route.role}\n")
+        if _needs_origin(request) and not _is_from_script(request) and not _is_ours(request):
+            raise web.HTTPForbidden(text="not from a page of this host\n")
+        request[SESSION] = session
+        return await route.handler(request)
+
+    return handle
+
+
+# ------------------------------------------------------------- pages and files
+
+
+async def _home(reception: _Reception, _request: web.Request) -> Never:
+    raise web.HTTPFound(reception.home)
+
+
+async def _page(reception: _Reception, area: Area, request: web.Request) -> web.Response:
+    session = _session(reception, request)
+    if session is None:
+        raise web.HTTPFound(f"{LOGIN}?{urlencode({'next': area.path})}")
+    if not session.may(area.role):
+        raise web.HTTPForbidden(text=f"only for the role {area.role}\n")
+    return _html(reception.files[area.file].text.replace(_NAV, _nav(reception, area, session)))
+
+
+# Stands once in the file of every page.
+_NAV: Final = "<!-- navigation -->"
+_MESSAGE: Final = "<!-- message -->"
+
+
+def _nav(reception: _Reception, here: Area, session: Session) -> str:
+    links = "".join(
+        f'<li><a href="{escape(area.path)}"{_CURRENT if area is here else ""}>'
+        f"{escape(area.title)}</a></li>"
+        for area in reception.areas
+        if session.may(area.role)
+    )
+    return (
+        f'<nav aria-label="Pages"><ul>{links}</ul></nav>'
+        '<form method="post" action="/logout"><button class="quiet">Log out</button></form>'
+    )
+
+
+_CURRENT: Final = ' aria-current="page"'
+
+
+async def _static(reception: _Reception, request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    if name not in OPEN_FILES and _session(reception, request) is None:
+        raise web.HTTPUnauthorized(text="log in first\n")
+    file = reception.files.get(name)
+    if file is None or name.endswith(".html"):
+        raise web.HTTPNotFound
+    response = web.Response(text=file.text, content_type=file.content_type, charset="utf-8")
+    # Kept, but asked about each time.
+    response.headers[hdrs.CACHE_CONTROL] = "private, no-cache"
+    response.etag = file.tag
+    if any(tag.value == file.tag for tag in request.if_none_match or ()):
+        response.set_status(304)
+        response.body = None
+    return response
+
+
+def _html(text: str, status: int = 200) -> web.Response:
+    return web.Response(text=text, status=status, content_type="text/html", charset="utf-8")
+
+
+def _see(path: str) -> web.Response:
+    """After a form: look there, with GET."""
+    return web.Response(status=303, headers={hdrs.LOCATION: path})
+
+
+# ------------------------------------------------------------- logging in and out
+
+
+async def _login_page(reception: _Reception, _request: web.Request) -> web.Response:
+    return _html(_login_text(reception, ""))
+
+
+def _login_text(reception: _Reception, message: str) -> str:
+    said = f'<p class="error" role="alert">{escape(message)}</p>' if message else ""
+    return reception.files["login.html"].text.replace(_MESSAGE, said)
+
+
+async def _login(reception: _Reception, request: web.Request) -> web.Response:
+    if not _is_ours(request):
+        raise web.HTTPForbidden(text="not from a page of this host\n")
+    try:
+        session = _admitted(reception, request, await _token_of(request))
+    except web.HTTPTooManyRequests:
+        text = "Too many wrong tokens from this address. Please try again in a minute."
+        return _html(_login_text(reception, text), 429)
+    if session is None:
+        return _html(_login_text(reception, "This is not the console's token."), 401)
+    _log.info("console_login", role=session.role)
+    response = _see(_next_of(reception, request))
+    _set_cookie(request, response, reception.gate.seal(session))
+    return response
+
+
+async def _token_of(request: web.Request) -> str:
+    is_form = request.content_type == "application/x-www-form-urlencoded"
+    length = request.content_length
+    if not is_form or length is None or length > MAX_FORM_BYTES:
+        raise web.HTTPBadRequest(text="not the form of the login page\n")
+    try:
+        token = (await request.post()).get("token", "")
+    except (LookupError, ValueError):
+        raise web.HTTPBadRequest(text="not a form in any known character set\n") from None
+    return token.strip() if isinstance(token, str) else ""
+
+
+def _next_of(reception: _Reception, request: web.Request) -> str:
+    """The page that was asked for, if it is one of ours."""
+    wanted = request.query.get("next", "")
+    return wanted if wanted in {area.path for area in reception.areas} else reception.home
+
+
+def _set_cookie(request: web.Request, response: web.StreamResponse, seal: str) -> None:
+    response.set_cookie(
+        COOKIE,
+        seal,
+        max_age=int(SESSION_S),
+        path="/",
+        httponly=True,
+        samesite="Strict",
+        # The browser knows whether it came over https, whatever proxy is between us.
+        secure=request.headers.get(hdrs.ORIGIN, "").startswith("https://"),
+    )
+
+
+async def _logout(reception: _Reception, request: web.Request) -> web.Response:
+    if not _is_ours(request):
+        raise web.HTTPForbidden(text="not from a page of this host\n")
+    session = reception.gate.open(request.cookies.get(COOKIE, ""), reception.clock())
+    if session is not None:
+        reception.gate.end(session)
+    response = _see(LOGIN)
+    response.del_cookie(COOKIE, path="/")
+    return response

@@ -1,0 +1,300 @@
+"""Pages over real HTTP: nothing without a login, nothing from a stranger's page, strict headers."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib import resources
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from multidict import CIMultiDictProxy
+from structlog.testing import capture_logs
+
+from gateway.web import SESSION, Area, Role, Route
+from gateway.web.gate import FAILURES_WITHIN_S, MAX_FAILURES, SESSION_S
+from gateway.web.pages import COOKIE, HEADERS, add_pages
+
+VIEW, LISTEN = "v" * 32, "l" * 32
+TOKENS: dict[Role, str] = {"viewer": VIEW, "listener": LISTEN}
+Headers = CIMultiDictProxy[str]
+STATIC = resources.files("gateway.web") / "static"
+
+
+async def _who(request: web.Request) -> web.Response:
+    return web.json_response(request[SESSION].role)
+
+
+async def _socket(request: web.Request) -> web.WebSocketResponse:
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    await socket.close()
+    return socket
+
+
+AREA = Area(
+    "/calls",
+    "Calls <now>",
+    "login.html",
+    (
+        Route("GET", "/calls/data", _who),
+        Route("POST", "/calls/change", _who),
+        Route("GET", "/calls/live", _socket),
+        Route("GET", "/calls/ear", _who, "listener"),
+    ),
+)
+
+
+def _with_cookie(cookie: str) -> dict[str, str]:
+    return {"Cookie": f"{COOKIE}={cookie}"}
+
+
+@dataclass
+class _Pages:
+    """A listener with pages, and its clock."""
+
+    url: str
+    now: float = 1_800_000_000.0
+
+    async def ask(
+        self, method: str, path: str, cookie: str = "", form_token: str | None = None, **more: str
+    ) -> tuple[int, Headers, str]:
+        """Status, headers and body; ``more`` are headers."""
+        form = None if form_token is None else {"token": form_token}
+        headers = {name.replace("_", "-"): value for name, value in more.items()}
+        headers |= _with_cookie(cookie) if cookie else {}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(
+                method, self.url + path, headers=headers, data=form, allow_redirects=False
+            ) as reply,
+        ):
+            return reply.status, reply.headers, await reply.text()
+
+    async def log_in(self, token: str = VIEW, path: str = "/login") -> tuple[int, Headers]:
+        status, headers, _ = await self.ask("POST", path, Origin=self.url, form_token=token)
+        return status, headers
+
+    async def cookie(self, token: str = VIEW) -> str:
+        _, headers = await self.log_in(token)
+        return headers["Set-Cookie"].partition(";")[0].partition("=")[2]
+
+
+@pytest.fixture
+async def pages() -> AsyncIterator[_Pages]:
+    """A listener with one page and a clock that stands still."""
+    app = web.Application()
+    clock = _Pages("")
+    add_pages(app, TOKENS, [AREA], lambda: clock.now)
+    with capture_logs():
+        async with TestServer(app) as server:
+            clock.url = f"http://{server.host}:{server.port}"
+            yield clock
+
+
+# ------------------------------------------------------------- without a login
+
+
+@pytest.mark.parametrize("cookie", ["", "rubbish", "viewer.AAAA"])
+async def test_nothing_is_served_without_a_login(pages: _Pages, cookie: str) -> None:
+    """A page leads to the login; data, sockets and files are refused, with no word of theirs."""
+    status, headers, _ = await pages.ask("GET", "/calls", cookie=cookie)
+    assert (status, headers["Location"]) == (302, "/login?next=/calls")
+    for path in ("/calls/data", "/calls/live", "/calls/ear", "/static/softphone.js"):
+        assert (await pages.ask("GET", path, cookie=cookie))[0] == 401
+    assert (await pages.ask("POST", "/calls/change", cookie=cookie, Origin=pages.url))[0] == 401
+
+
+async def test_without_a_token_there_are_no_pages() -> None:
+    """Not even a login: every path is unknown."""
+    app = web.Application()
+    add_pages(app, {}, [AREA])
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        for path in ("/", "/login", "/calls", "/calls/data", "/static/base.css"):
+            async with session.get(server.make_url(path)) as reply:
+                assert reply.status == 404
+
+
+async def test_the_login_page_can_be_seen_and_no_file_outside(pages: _Pages) -> None:
+    """Its style is open; paths that climb or name pages are not there."""
+    assert (await pages.ask("GET", "/login"))[0] == 200
+    assert (await pages.ask("GET", "/static/base.css"))[0] == 200
+    cookie = await pages.cookie()
+    for name in ("login.html", "..%2fpages.py", "%2e%2e/__init__.py", "none.css"):
+        assert (await pages.ask("GET", f"/static/{name}", cookie=cookie))[0] == 404
+
+
+# ------------------------------------------------------------- logging in
+
+
+async def test_a_token_logs_in_and_leads_to_the_page(pages: _Pages) -> None:
+    """The cookie cannot be read by scripts, is not sent from elsewhere, and is not the token."""
+    status, headers = await pages.log_in(path="/login?next=/calls")
+    attributes = headers["Set-Cookie"]
+
+    assert (status, headers["Location"]) == (303, "/calls")
+    assert "HttpOnly" in attributes
+    assert "SameSite=Strict" in attributes
+    assert f"Max-Age={SESSION_S:.0f}" in attributes
+    assert "Secure" not in attributes
+    assert VIEW not in attributes
+    assert (await pages.ask("GET", "/calls", cookie=await pages.cookie()))[0] == 200
+
+
+async def test_the_cookie_is_for_https_only_where_the_page_is(pages: _Pages) -> None:
+    """The browser says where it is, whatever proxy stands between."""
+    host = pages.url.removeprefix("http://")
+    origin = f"https://{host}"
+    _, headers, _ = await pages.ask("POST", "/login", Origin=origin, form_token=VIEW)
+
+    assert "Secure" in headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "https://evil.example", "/metrics"])
+async def test_a_login_leads_to_our_pages_only(pages: _Pages, path: str) -> None:
+    """What is asked for in the address cannot lead away."""
+    _, headers = await pages.log_in(path=f"/login?next={path}")
+
+    assert headers["Location"] == "/calls"
+
+
+async def test_a_wrong_token_is_told_and_counted(pages: _Pages) -> None:
+    """Too many of them and even the right one has to wait, by form and by header."""
+    for _ in range(MAX_FAILURES):
+        status, headers = await pages.log_in("w" * 32)
+        assert (status, "Set-Cookie" in headers) == (401, False)
+    assert (await pages.log_in())[0] == 429
+    bearer = f"Bearer {VIEW}"
+    assert (await pages.ask("GET", "/calls/data", Authorization=bearer))[0] == 429
+
+    pages.now += FAILURES_WITHIN_S
+    assert (await pages.log_in())[0] == 303
+
+
+async def test_wrong_bearers_are_counted_too(pages: _Pages) -> None:
+    """Guessing by script is guessing."""
+    for _ in range(MAX_FAILURES):
+        assert (await pages.ask("GET", "/calls/data", Authorization="Bearer x"))[0] == 401
+    assert (await pages.ask("GET", "/calls/data", Authorization="Bearer x"))[0] == 429
+
+
+async def test_a_login_expires(pages: _Pages) -> None:
+    """A stale cookie is no cookie."""
+    cookie = await pages.cookie()
+    assert (await pages.ask("GET", "/calls/data", cookie=cookie))[0] == 200
+
+    pages.now += SESSION_S
+    assert (await pages.ask("GET", "/calls/data", cookie=cookie))[0] == 401
+
+
+async def test_after_a_logout_the_cookie_is_worth_nothing(pages: _Pages) -> None:
+    """Also for somebody who has kept it."""
+    cookie = await pages.cookie()
+    status, headers, _ = await pages.ask("POST", "/logout", cookie=cookie, Origin=pages.url)
+
+    assert (status, headers["Location"]) == (303, "/login")
+    assert (await pages.ask("GET", "/calls/data", cookie=cookie))[0] == 401
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=x", "text/plain", ""])
+async def test_a_login_that_is_not_our_form_is_refused(pages: _Pages, content_type: str) -> None:
+    """In one line, whatever it is."""
+    status, _, body = await pages.ask(
+        "POST", "/login", Origin=pages.url, Content_Type=content_type or "x/y"
+    )
+
+    assert status == 400
+    assert body.count("\n") == 1
+
+
+async def test_a_login_of_any_length_is_refused(pages: _Pages) -> None:
+    """It is not even read."""
+    status, _, _ = await pages.ask("POST", "/login", Origin=pages.url, form_token="x" * 10_000)
+
+    assert status == 400
+
+
+# ------------------------------------------------------------- roles
+
+
+async def test_roles_are_asked_for(pages: _Pages) -> None:
+    """A viewer may not do what only a listener may; a listener may do both."""
+    viewer, listener = await pages.cookie(VIEW), await pages.cookie(LISTEN)
+
+    assert (await pages.ask("GET", "/calls/ear", cookie=viewer))[0] == 403
+    assert (await pages.ask("GET", "/calls/ear", cookie=listener))[::2] == (200, '"listener"')
+    assert (await pages.ask("GET", "/calls/data", cookie=listener))[::2] == (200, '"listener"')
+
+
+async def test_scripts_bring_the_token_itself(pages: _Pages) -> None:
+    """Without a login, and without an Origin: no browser sends that header by itself."""
+    bearer = f"Bearer {VIEW}"
+
+    assert (await pages.ask("GET", "/calls/data", Authorization=bearer))[::2] == (200, '"viewer"')
+    assert (await pages.ask("POST", "/calls/change", Authorization=bearer))[0] == 200
+    assert (await pages.ask("GET", "/calls/ear", Authorization=bearer))[0] == 403
+
+
+# ------------------------------------------------------------- from a stranger's page
+
+
+@pytest.mark.parametrize("origin", ["", "null", "http://evil.example", "http://127.0.0.1:1"])
+async def test_a_page_of_somebody_else_can_change_nothing(pages: _Pages, origin: str) -> None:
+    """A cookie is not enough for a POST, a WebSocket, a login or a logout."""
+    cookie = await pages.cookie()
+    headers = {"Origin": origin} if origin else {}
+
+    assert (await pages.ask("POST", "/calls/change", cookie, **headers))[0] == 403
+    assert (await pages.ask("POST", "/logout", cookie, **headers))[0] == 403
+    assert (await pages.ask("POST", "/login", "", VIEW, **headers))[0] == 403
+    async with aiohttp.ClientSession(headers=_with_cookie(cookie)) as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(pages.url + "/calls/live", headers=headers)
+    assert refused.value.status == 403
+
+
+async def test_our_own_page_can(pages: _Pages) -> None:
+    """With the cookie and its own Origin."""
+    cookie = await pages.cookie()
+
+    assert (await pages.ask("POST", "/calls/change", cookie=cookie, Origin=pages.url))[0] == 200
+    async with (
+        aiohttp.ClientSession(headers=_with_cookie(cookie)) as session,
+        session.ws_connect(pages.url + "/calls/live", headers={"Origin": pages.url}) as socket,
+    ):
+        assert (await socket.receive()).type == aiohttp.WSMsgType.CLOSE
+
+
+# ------------------------------------------------------------- what is served
+
+
+@pytest.mark.parametrize("path", ["/calls", "/login", "/calls/data", "/nowhere", "/calls/ear"])
+async def test_every_answer_has_the_strict_headers(pages: _Pages, path: str) -> None:
+    """Pages, data, refusals and paths there are not."""
+    _, headers, _ = await pages.ask("GET", path, cookie=await pages.cookie())
+
+    assert {name: headers[name] for name in HEADERS} == HEADERS
+
+
+async def test_files_are_asked_about_each_time(pages: _Pages) -> None:
+    """A browser keeps them, and gets the new one after an update."""
+    _, headers, text = await pages.ask("GET", "/static/base.css")
+    status, _, body = await pages.ask("GET", "/static/base.css", If_None_Match=headers["ETag"])
+
+    assert headers["Cache-Control"] == "private, no-cache"
+    assert headers["Content-Type"] == "text/css; charset=utf-8"
+    assert text == (STATIC / "base.css").read_text("utf-8")
+    assert (status, body) == (304, "")
+
+
+def test_no_page_has_a_script_or_style_inside_it_or_from_elsewhere() -> None:
+    """What the Content-Security-Policy forbids is not there to begin with."""
+    foreign = re.compile(r"<style|\sstyle=|\son\w+=|javascript:|(?:src|href|action)=\"(?!/|#|\")")
+    inline = re.compile(r"<script(?![^>]*\ssrc=\"/static/)")
+    for each in STATIC.iterdir():
+        text = each.read_text("utf-8")
+        if each.name.endswith(".html"):
+            assert not foreign.findall(text) + inline.findall(text), each.name
+        # An SVG names its namespace, which nobody fetches.
+        assert "://" not in text.replace("http://www.w3.org/2000/svg", ""), each.name

@@ -35,6 +35,7 @@ from gateway.events import (
     CallStarted,
     CostIncurred,
     Fact,
+    Reason,
     SetUpTimed,
     Termination,
 )
@@ -68,8 +69,11 @@ from gateway.tls import server_tls
 from gateway.traces import Traces, is_wanted, open_traces
 from gateway.voice import ANNOUNCEMENT
 from gateway.web import Area
+from gateway.web.building import build_console
+from gateway.web.console import Console, OpenLine
 from gateway.web.pages import add_pages
 from gateway.web.softphone import PageLink, Switchboard, softphone_area
+from gateway.web.tap import TappedStream
 
 # A refused stream may come back after this many seconds.
 RETRY_AFTER_S: Final = 5
@@ -121,6 +125,8 @@ class Gateway:
     on_tape: dict[Bridge, Tape] = field(default_factory=dict)
     is_empty: asyncio.Event = field(default_factory=asyncio.Event)
     observers: list[Observer] = field(default_factory=list)
+    # Where there are pages for people.
+    console: Console | None = None
     door_log: SampledLog = field(default_factory=SampledLog)
     unpriced: set[str] = field(default_factory=set)
     new_call_id: Callable[[], str] = field(default_factory=_call_ids)
@@ -258,9 +264,10 @@ async def _answer(
     watch: "_Watch",
 ) -> None:
     stream = door.connect(upgrade)
+    tap = TappedStream(stream) if gateway.console and gateway.settings.listen_in else None
     taping = _Taping(gateway, watch, link, _outside(gateway, watch))
     realtime = RealtimeProtocol(gateway.settings.dialect)
-    bridge = Bridge(stream, taping.link, realtime, taping.outside)
+    bridge = Bridge(tap or stream, taping.link, realtime, taping.outside)
     opened_at = time.monotonic()
     try:
         started = await bridge.await_start()
@@ -273,8 +280,7 @@ async def _answer(
         return
     watch.provider_call_id = started.provider_call_id
     gateway.bridges.add(bridge)
-    watch.observe(SetUpTimed("start", started_at - opened_at))
-    watch.observe(SetUpTimed("admission", time.monotonic() - started_at))
+    watch.entered(opened_at, started_at, time.monotonic())
     try:
         is_taped = taping.choose(bridge, agent, started)
         options = _call_options(gateway, door, agent, stream.caps, is_taped=is_taped)
@@ -282,7 +288,8 @@ async def _answer(
         unix_offset_s = time.time() - now
         call = Call(started, options, now, unix_offset_s=unix_offset_s)
         head = {"unix_offset_s": unix_offset_s, "query": plain_query(upgrade.url)}
-        with taping.of(bridge, call, head | _tape_head(gateway, options), started):
+        shown = _shown(gateway, watch.call_id, bridge, tap)
+        with taping.of(bridge, call, head | _tape_head(gateway, options), started), shown:
             await bridge.run(call)
     except Exception:
         watch.log.exception("call_broke")
@@ -290,6 +297,33 @@ async def _answer(
         gateway.bridges.discard(bridge)
         gateway.note_departure()
         watch.close()
+
+
+@contextmanager
+def _shown(
+    gateway: Gateway, call_id: str, bridge: Bridge, tap: TappedStream | None
+) -> Iterator[None]:
+    """Within it the console can reach the call."""
+    console = gateway.console
+    if console is None:
+        yield
+        return
+    console.open(call_id, OpenLine(_hang_up(gateway, bridge), tap, bridge in gateway.on_tape))
+    try:
+        yield
+    finally:
+        console.close(call_id)
+
+
+def _hang_up(gateway: Gateway, bridge: Bridge) -> Callable[[], None]:
+    return functools.partial(_end_call, gateway, bridge, "operator_hangup")
+
+
+def _end_call(gateway: Gateway, bridge: Bridge, reason: Reason) -> None:
+    """From outside, at a time that the tape knows."""
+    if bridge in gateway.on_tape:
+        gateway.on_tape[bridge].hung_up(reason)
+    bridge.hang_up(reason)
 
 
 async def _admit(gateway: Gateway, door: Door, started: CallStarted) -> Agent:
@@ -428,6 +462,11 @@ class _Watch:
         self._facts = CallLog(self.call_id, log_transcripts=gateway.settings.log_transcripts)
         today = datetime.now(UTC).date()
         self._bill = Bill(gateway.prices, today, gateway.settings.model_name)
+
+    def entered(self, opened_at: float, started_at: float, admitted_at: float) -> None:
+        """The way in took so long: from the open socket to the start message, and from there."""
+        self.observe(SetUpTimed("start", started_at - opened_at))
+        self.observe(SetUpTimed("admission", admitted_at - started_at))
 
     def observe(self, fact: Fact) -> None:
         """One fact, and what it costs."""
@@ -653,6 +692,8 @@ def _state_of(gateway: Gateway) -> State:
 
 def _areas(gateway: Gateway) -> Iterator[Area]:
     """The pages for people, in the order of the navigation."""
+    if gateway.console is not None:
+        yield gateway.console.area()
     door = gateway.doors.get(SoftphoneDoor.name)
     if door is not None:
         yield softphone_area(_switchboard(gateway, door))
@@ -711,9 +752,7 @@ class Running:
         gateway.metrics.set_ready(is_ready=False)
         if not await _all_gone(gateway, limit_s):
             for bridge in list(gateway.bridges):
-                if bridge in gateway.on_tape:
-                    gateway.on_tape[bridge].hung_up("drain")
-                bridge.hang_up("drain")
+                _end_call(gateway, bridge, "drain")
             await _all_gone(gateway, GOODBYE_S)
 
 
@@ -786,6 +825,7 @@ async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | Non
     http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
     auth = auth_from(settings, metrics.token_refreshed)
     prompts = load_prompts(settings)
+    console = build_console(settings, metrics, stack)
     return Gateway(
         settings=settings,
         registry=registry,
@@ -801,6 +841,8 @@ async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | Non
         tapes=_tapes(settings, metrics, stack),
         traces=_traces(metrics, stack),
         own_prompts=packed(_own(settings, prompts)) if settings.tape_dir else {},
+        console=console,
+        observers=[console.observe] if console else [],
     )
 
 

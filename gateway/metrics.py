@@ -170,6 +170,8 @@ _TARGETS = ("primary", "secondary", _OTHER)
 _TAPE_RESULTS = ("ok", "cut", "failed", _OTHER)
 _TAPE_REMOVALS = ("age", "size", _OTHER)
 _LIMITS = ("requests", "tokens", _OTHER)
+_LISTEN_RESULTS = ("ended", "dropped", "refused", _OTHER)
+_STORE_RESULTS = ("ok", "dropped", "failed", _OTHER)
 _SETUP_RESULTS = ("ok", "error", "rejected", "abandoned")
 _TOKENS = (
     ("input", "text"),
@@ -208,6 +210,7 @@ _TOGETHER: Mapping[str, _Mode] = {
     "ready": "livemax",
     "draining": "livemax",
     "insecure_mode": "livemax",
+    "database_up": "livemin",
 }
 
 
@@ -518,6 +521,29 @@ class _ProcessSeries:
         )
 
 
+class _ConsoleSeries:
+    """Who watches, who listens in, and what becomes of the calls that are kept."""
+
+    def __init__(self, make: _Maker) -> None:
+        self.views = make.gauge("console_views", "Pages that are told of calls live.")
+        self.views_dropped = make.counter(
+            "console_views_dropped", "Pages that were too slow to be told."
+        )
+        self.hang_ups = make.counter("console_hang_ups", "Calls ended by somebody in the console.")
+        self.listeners = make.gauge("listeners", "People who listen in to calls.")
+        self.listen_ins = make.counters(
+            "listen_ins",
+            "Times somebody listened in; dropped = was too slow, refused = not allowed.",
+            result=_LISTEN_RESULTS,
+        )
+        self.stored = make.counters(
+            "calls_stored",
+            "Ended calls for the database; dropped = too many waited, failed = it refused one.",
+            result=_STORE_RESULTS,
+        )
+        self.database_up = make.gauge("database_up", "1 while the database takes calls.")
+
+
 class Metrics:
     """The series of one process, in one registry."""
 
@@ -536,6 +562,7 @@ class Metrics:
         self.realtime = _RealtimeSeries(make)
         self.costs = _CostSeries(make, _with_other(models))
         self.process = _ProcessSeries(make)
+        self.console = _ConsoleSeries(make)
         build = Info("gateway_build", "What is running.", registry=registry)
         build.info(
             {
@@ -590,6 +617,39 @@ class Metrics:
     def tape_removed(self, reason: str) -> None:
         """A tape was too old or one too many; from any thread."""
         self.process.tapes_removed.of(reason).inc()
+    def view_opened(self) -> None:
+        """A page is told of calls from now on."""
+        self.console.views.inc()
+
+    def view_closed(self, *, is_dropped: bool) -> None:
+        """It is not any more; it may have been too slow."""
+        self.console.views.dec()
+        self.console.views_dropped.inc(is_dropped)
+
+    def listening_began(self) -> None:
+        """Somebody listens in to a call."""
+        self.console.listeners.inc()
+
+    def listening_ended(self, result: str) -> None:
+        """Nobody is behind any more: ended, or dropped for being too slow."""
+        self.console.listeners.dec()
+        self.console.listen_ins.of(result).inc()
+
+    def listening_refused(self) -> None:
+        """Somebody wanted to listen in, and must not, or there are too many."""
+        self.console.listen_ins.of("refused").inc()
+
+    def hung_up_by_hand(self) -> None:
+        """Somebody ended a call in the console."""
+        self.console.hang_ups.inc()
+
+    def call_stored(self, result: str, count: int) -> None:
+        """What became of calls for the database: ok, dropped, failed; from any thread."""
+        self.console.stored.of(result).inc(count)
+
+    def set_database_up(self, *, is_up: bool) -> None:
+        """The database takes calls, or does not; from any thread."""
+        self.console.database_up.set(is_up)
 
     def set_token_expiry(self, expires_at: float) -> None:
         """The Entra token at hand expires then, in unix seconds."""

@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -63,6 +63,7 @@ _ENTRA_SCOPE: Mapping[Dialect, str] = {
     "ga": "https://ai.azure.com/.default",
     "preview": "https://cognitiveservices.azure.com/.default",
 }
+_DATABASES = re.compile(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://")
 _URL_SCHEMES = ("https", "wss", "http", "ws")
 _PLAIN_SCHEMES = ("http", "ws")
 _MAX_TWILIO_TOKENS = 2
@@ -613,6 +614,45 @@ class Settings(_Table):
         why="each of its calls costs what a call costs",
     )
 
+    listen_in: bool = _setting(
+        "GATEWAY_LISTEN_IN",
+        default=False,
+        what="Let holders of GATEWAY_CONSOLE_LISTEN_TOKEN hear calls while they are going on",
+        why="callers have to be told first, and in many places to agree",
+    )
+    database_url: SecretStr | None = _setting(
+        "GATEWAY_DATABASE_URL",
+        None,
+        "Where the console keeps calls that ended: sqlite:////folder/file.db, "
+        "postgresql://user:password@host/name, or sqlite:// to keep none; unset = the SQLite file "
+        "~/.local/state/voice-gateway/calls.db",
+        "works without a database server; only with GATEWAY_CONSOLE_TOKEN",
+        accepted="a URL that begins with sqlite:// or postgresql://",
+        min_length=1,
+    )
+    calls_transcripts: bool = _setting(
+        "GATEWAY_CALLS_TRANSCRIPTS",
+        default=False,
+        what="Keep in the database what caller and agent said, too",
+        why="it is personal data",
+    )
+    calls_keep_days: float = _setting(
+        "GATEWAY_CALLS_KEEP_DAYS",
+        30.0,
+        "Calls that ended longer ago are deleted from the database",
+        "long enough to answer a complaint",
+        gt=0,
+        le=3660,
+    )
+    calls_keep: int = _setting(
+        "GATEWAY_CALLS_KEEP",
+        100_000,
+        "The oldest of more calls than this are deleted from the database",
+        "a few hundred megabytes",
+        ge=1,
+        le=10_000_000,
+    )
+
     # -- tapes
     tape_dir: str = _setting(
         "GATEWAY_TAPE_DIR",
@@ -716,6 +756,13 @@ class Settings(_Table):
         if wrong:
             raise ValueError(f"{wrong}; accepted: {_extra(cls, str(info.field_name))['accepted']}")
         return url
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _is_a_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _is_database(value.get_secret_value()):
+            raise ValueError(f"accepted: {_extra(cls, 'database_url')['accepted']}")
+        return value
 
     @field_validator("certificate", mode="after")
     @classmethod
@@ -856,7 +903,13 @@ class Settings(_Table):
     def secret_values(self) -> tuple[str, ...]:
         """Every secret in the clear, for the log's redaction."""
         secrets = (value for _, value in self if isinstance(value, SecretStr))
-        return tuple(dict.fromkeys(chain.from_iterable(map(_spellings, secrets))))
+        spellings = chain.from_iterable(map(_spellings, secrets))
+        password = urlsplit(self._database_text).password or ""
+        return tuple(dict.fromkeys(chain(spellings, filter(None, (password, unquote(password))))))
+
+    @property
+    def _database_text(self) -> str:
+        return self.database_url.get_secret_value() if self.database_url else ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -957,6 +1010,14 @@ def _split(secret: SecretStr) -> tuple[str, ...]:
 
 def _spellings(secret: SecretStr) -> tuple[str, ...]:
     return (secret.get_secret_value(), *_split(secret))
+
+
+def _is_database(url: str) -> bool:
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return _DATABASES.match(url) is not None
 
 
 def _extra(model: type[BaseModel], field: str) -> dict[str, Any]:
@@ -1081,11 +1142,15 @@ def _console_problems(settings: Settings) -> Iterator[_Problem]:
     """Pages without a login there are none, and each token has one role."""
     token, listen_token = settings.console_token, settings.console_listen_token
     if token is None:
-        for field in ("console_listen_token", "softphone"):
+        for field in ("console_listen_token", "softphone", "listen_in"):
             if getattr(settings, field):
                 yield field, "set, but GATEWAY_CONSOLE_TOKEN is not; set that too"
     elif settings.softphone and settings.workers > 1:
         yield "softphone", "needs GATEWAY_WORKERS=1: with more, nobody at the page takes calls"
+    elif settings.listen_in and settings.workers > 1:
+        yield "listen_in", "needs GATEWAY_WORKERS=1: with more, no page sees calls that go on"
+    elif settings.listen_in and listen_token is None:
+        yield "listen_in", "set, but GATEWAY_CONSOLE_LISTEN_TOKEN is not; set that too"
     elif listen_token is not None and listen_token == token:
         yield "console_listen_token", "the same as GATEWAY_CONSOLE_TOKEN; accepted: another text"
 

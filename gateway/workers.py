@@ -48,6 +48,8 @@ from gateway.prices import read_prices
 from gateway.settings import Settings
 from gateway.tally import FOLDER_VARIABLE, Tally, page_registry
 from gateway.tls import server_tls
+from gateway.web import Area
+from gateway.web.building import build_console
 from gateway.worker import Orders
 
 # So many deaths of one worker in this time are no accident.
@@ -108,6 +110,8 @@ class Crew:
         self.port = port
         self.ops_port = 0
         self.failed = asyncio.Event()
+        # The pages for people.
+        self.areas: tuple[Area, ...] = ()
         self._settings = settings
         self._token_key = settings.token_key_bytes or secrets.token_bytes(32)
         self._desk = FrontDesk(settings.call_limit)
@@ -120,11 +124,11 @@ class Crew:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library has no types here
         own = CollectorRegistry()
         models = read_prices(settings.prices).models
-        self._metrics = Metrics(own, tuple(doors_of(settings)), tuple(settings.agents), models)
+        self.metrics = Metrics(own, tuple(doors_of(settings)), tuple(settings.agents), models)
         self._tally = Tally(own, self._pids)
         self._page = page_registry(self._tally, self._pids)
-        self._metrics.set_insecure(is_insecure=settings.insecure)
-        self._metrics.set_calls_limit(settings.call_limit)
+        self.metrics.set_insecure(is_insecure=settings.insecure)
+        self.metrics.set_calls_limit(settings.call_limit)
 
     # -- what is told
 
@@ -136,7 +140,7 @@ class Crew:
     @property
     def state(self) -> State:
         """What the operations listener says."""
-        return State(lambda encode: encode(self._page), self._why_not_ready)
+        return State(lambda encode: encode(self._page), self._why_not_ready, self.areas)
 
     def _why_not_ready(self) -> str:
         if self._leaving.is_set():
@@ -147,8 +151,8 @@ class Crew:
         return list(self._workers)
 
     def _tell_state(self) -> None:
-        self._metrics.set_workers(len(self._takers()))
-        self._metrics.set_ready(is_ready=not self._why_not_ready())
+        self.metrics.set_workers(len(self._takers()))
+        self.metrics.set_ready(is_ready=not self._why_not_ready())
         self._news.set()
 
     # -- coming and going
@@ -174,7 +178,7 @@ class Crew:
         """Take no new calls, wait for those there are, then say goodbye to the rest."""
         self._desk.drain()
         self._leave()
-        self._metrics.set_draining(is_draining=True)
+        self.metrics.set_draining(is_draining=True)
         for worker in self._workers.values():
             worker.channel.send(encode(Drain(limit_s)))
         await asyncio.wait(self._keepers, timeout=limit_s + GOODBYE_S + LEAVE_S)
@@ -207,7 +211,7 @@ class Crew:
             if pause_s is None:
                 self._fail()
                 return
-            self._metrics.worker_restarted()
+            self.metrics.worker_restarted()
             await self._left_within(pause_s)
 
     def _look_at_end(self, keeper: "asyncio.Task[None]") -> None:
@@ -242,7 +246,7 @@ class Crew:
         worker.channel.close()
         del self._workers[worker.pid]
         calls = self._desk.forget(worker.pid)
-        self._metrics.calls_lost(calls)
+        self.metrics.calls_lost(calls)
         self._tally.bury(worker.pid)
         self._tell_state()
         return calls
@@ -349,6 +353,12 @@ _CRASH_LOOP: Final = (
 )
 
 
+_ENDED_ONLY: Final = (
+    "Only calls that have ended are shown: with several workers (GATEWAY_WORKERS) no page sees "
+    "those that are going on."
+)
+
+
 def _kill(worker: _Worker) -> None:
     with suppress(ProcessLookupError):
         worker.process.send_signal(signal.SIGKILL)
@@ -371,6 +381,8 @@ async def open_workers(settings: Settings) -> AsyncIterator[Crew]:
         port = stack.enter_context(claim_port(settings.host, settings.port))
         crew = Crew(settings, int(port.getsockname()[1]))
         stack.push_async_callback(crew.stop)
+        console = build_console(settings, crew.metrics, stack, note=_ENDED_ONLY)
+        crew.areas = (console.area(),) if console else ()
         crew.ops_port = await open_ops(stack, settings, crew.state)
         await crew.start()
         yield crew

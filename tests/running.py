@@ -38,6 +38,8 @@ def environ_for(simulator: Simulator, **changes: str) -> dict[str, str]:
         "GATEWAY_HOST": "127.0.0.1",
         "GATEWAY_PORT": "0",
         "GATEWAY_OPS_PORT": "0",
+        # Nothing in the home of whoever runs the tests.
+        "GATEWAY_DATABASE_URL": "sqlite://",
     }
     return usual | changes
 

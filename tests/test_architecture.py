@@ -184,6 +184,18 @@ ROOMS = {
     "web.gate": _room("web", _IO | _CLOCK),  # numbers of sessions: drawn and sealed here
     "web.softphone": _room("errors events settings web", _IO - {"aiohttp"} | _CLOCK | _DICE),
     "web.pages": _room("logs web web.gate", _IO - {"aiohttp", "structlog", "urllib"} | _DICE),
+    "web.shelf": _room("errors", _PURE),
+    "web.roster": _room("events logs", _PURE - {"msgspec"}),  # structs, no wire
+    "web.tap": _room("events providers", _PURE),
+    "web.console": _room(
+        "events web web.roster web.shelf web.tap",
+        (_IO - {"aiohttp", "asyncio", "structlog"}) | _DICE,
+    ),
+    "web.building": _room(
+        "errors metrics settings store web.console web.shelf",
+        (_IO - {"asyncio", "structlog"}) | _DICE | _WIRE,
+    ),
+    "store": _room("errors web.shelf", (_IO - {"asyncio", "os", "threading"}) | _CLOCK | _DICE),
     "channel": _room("", _IO - {"asyncio", "socket"} | _CLOCK | _DICE | _WIRE),
     "frontdesk": _room("admission errors", _IO - {"asyncio"} | _CLOCK | _DICE),
     "listener": _room("", _IO - {"asyncio", "socket", "ssl"} | _CLOCK | _DICE | _WIRE),
@@ -191,7 +203,8 @@ ROOMS = {
     "app": _room("*"),
     "worker": _room("app channel errors frontdesk listener settings tally"),
     "workers": _room(
-        "app channel errors frontdesk listener metrics prices settings tally tls worker"
+        "app channel errors frontdesk listener metrics prices settings tally tls web web.building "
+        "worker"
     ),
     "cli": _room("*"),
 }

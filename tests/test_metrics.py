@@ -466,6 +466,31 @@ def test_state_of_the_process(exported: Exported) -> None:
     assert exported.value("ready") == 0
 
 
+def test_what_the_console_does(exported: Exported) -> None:
+    """Pages, listeners, hang-ups and the database are counted; gauges come back."""
+    metrics = exported.metrics
+    metrics.view_opened()
+    metrics.view_opened()
+    metrics.view_closed(is_dropped=True)
+    metrics.listening_began()
+    metrics.listening_refused()
+    metrics.hung_up_by_hand()
+    metrics.call_stored("ok", 3)
+    metrics.set_database_up(is_up=True)
+    names = ("console_views", "listeners", "database_up")
+    assert [exported.value(name) for name in names] == [1, 1, 1]
+    metrics.view_closed(is_dropped=False)
+    metrics.listening_ended("dropped")
+    metrics.set_database_up(is_up=False)
+    assert [exported.value(name) for name in names] == [0, 0, 0]
+    assert exported.value("console_views_dropped_total") == 1
+    assert exported.value("console_hang_ups_total") == 1
+    assert exported.value("calls_stored_total", result="ok") == 3
+    results = ("ended", "dropped", "refused")
+    counted = [exported.value("listen_ins_total", result=result) for result in results]
+    assert counted == [0, 1, 1]
+
+
 def test_rejected_calls(exported: Exported) -> None:
     """A call that was not taken counts by stage and reason, and as a set-up that was rejected."""
     exported.metrics.rejected("handshake", "start_timeout")

@@ -187,6 +187,36 @@ def test_each_token_of_the_pages_has_its_role() -> None:
     assert load_settings(both).console_tokens == {"viewer": "c" * 32, "listener": "l" * 32}
 
 
+@pytest.mark.parametrize("url", ["calls.db", "mysql://host/db", "postgresql://[bad/db"])
+def test_databases_that_are_none(url: str) -> None:
+    """It says what would be accepted, and repeats no URL: there may be a password in it."""
+    [problem] = problems(OPENAI | {"GATEWAY_DATABASE_URL": url})
+    accepted = "a URL that begins with sqlite:// or postgresql://"
+    assert problem == f"GATEWAY_DATABASE_URL: accepted: {accepted}"
+
+
+def test_the_password_of_the_database_is_a_secret() -> None:
+    """As part of the URL, alone, and as it is without its escapes."""
+    url = "postgresql://gateway:p%40ss-w0rd@host/calls"
+    secrets = load_settings(OPENAI | {"GATEWAY_DATABASE_URL": url}).secret_values
+    assert {url, "p%40ss-w0rd", "p@ss-w0rd"} <= set(secrets)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "GATEWAY_CONSOLE_TOKEN is not"),
+        ({"GATEWAY_CONSOLE_TOKEN": "c" * 32}, "GATEWAY_CONSOLE_LISTEN_TOKEN is not"),
+        ({"GATEWAY_CONSOLE_TOKEN": "c" * 32, "GATEWAY_WORKERS": "2"}, "needs GATEWAY_WORKERS=1"),
+    ],
+)
+def test_listening_in_needs_its_token(more: dict[str, str], words: str) -> None:
+    """And one process: the page of several sees no call that goes on."""
+    [problem] = problems(OPENAI | {"GATEWAY_LISTEN_IN": "1"} | more)
+    assert problem.startswith("GATEWAY_LISTEN_IN: ")
+    assert words in problem
+
+
 def test_every_problem_at_once(tmp_path: Path) -> None:
     """Variables, file, overrides and rules over several settings are reported together."""
     path = toml(

@@ -211,7 +211,7 @@ async def test_it_fits_every_screen(
         assert scene.running.gateway.console is not None
         callers = [scene.phone(f"+1555010000{number}") for number in range(3)]
         await expect(page.locator("#now li")).to_have_count(3)
-        await scene.facts.wait_for(ItemPlayed, 6, within_s=40)
+        await scene.facts.wait_for(ItemPlayed, 3, within_s=40)
         first = next(iter(scene.running.gateway.console.lines.values()))
         first.hang_up()
         await expect(page.locator("#lately li")).to_have_count(1)

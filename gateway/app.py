@@ -266,9 +266,8 @@ async def _answer(
     stream = door.connect(upgrade)
     tap = TappedStream(stream) if gateway.console and gateway.settings.listen_in else None
     taping = _Taping(gateway, watch, link, _outside(gateway, watch))
-    realtime = RealtimeProtocol(gateway.settings.dialect)
+    realtime, opened_at = RealtimeProtocol(gateway.settings.dialect), time.monotonic()
     bridge = Bridge(tap or stream, taping.link, realtime, taping.outside)
-    opened_at = time.monotonic()
     try:
         started = await bridge.await_start()
         started_at = time.monotonic()
@@ -284,12 +283,11 @@ async def _answer(
     try:
         is_taped = taping.choose(bridge, agent, started)
         options = _call_options(gateway, door, agent, stream.caps, is_taped=is_taped)
-        now = taping.outside.clock()
-        unix_offset_s = time.time() - now
-        call = Call(started, options, now, unix_offset_s=unix_offset_s)
-        head = {"unix_offset_s": unix_offset_s, "query": plain_query(upgrade.url)}
-        shown = _shown(gateway, watch.call_id, bridge, tap)
-        with taping.of(bridge, call, head | _tape_head(gateway, options), started), shown:
+        now, unix_s = taping.outside.clock(), time.time()
+        call = Call(started, options, now, unix_offset_s=unix_s - now)
+        head = {"unix_offset_s": unix_s - now, "query": plain_query(upgrade.url)}
+        head |= _tape_head(gateway, options)
+        with taping.of(bridge, call, head, started), _shown(gateway, watch, bridge, tap):
             await bridge.run(call)
     except Exception:
         watch.log.exception("call_broke")
@@ -301,10 +299,10 @@ async def _answer(
 
 @contextmanager
 def _shown(
-    gateway: Gateway, call_id: str, bridge: Bridge, tap: TappedStream | None
+    gateway: Gateway, watch: "_Watch", bridge: Bridge, tap: TappedStream | None
 ) -> Iterator[None]:
     """Within it the console can reach the call."""
-    console = gateway.console
+    console, call_id = gateway.console, watch.call_id
     if console is None:
         yield
         return

@@ -617,6 +617,7 @@ class Metrics:
     def tape_removed(self, reason: str) -> None:
         """A tape was too old or one too many; from any thread."""
         self.process.tapes_removed.of(reason).inc()
+
     def view_opened(self) -> None:
         """A page is told of calls from now on."""
         self.console.views.inc()

@@ -169,7 +169,12 @@ def tried(settings: Settings, trial: Trial, folder: Path) -> Settings:
             "insecure": True,
             "public_url": "",
             "tape_dir": str(folder),
-            "agents": {**settings.agents, name: changed(agent, trial.changes)},
+            # The new tape is looked at once, here, by whoever holds the old one.
+            "tape_mask": False,
+            "tape_announcement": "",
+            "console_token": None,
+            "softphone": False,
+            "agents": {**settings.agents, name: changed(agent, (*trial.changes, "tape_share=1"))},
         }
     )
 

@@ -185,6 +185,7 @@ ROOMS = {
     "web.softphone": _room("errors events settings web", _IO - {"aiohttp"} | _CLOCK | _DICE),
     "web.pages": _room("logs web web.gate", _IO - {"aiohttp", "structlog", "urllib"} | _DICE),
     "web.shelf": _room("errors", _PURE),
+    "web.reports": _room("", (_IO - {"os", "subprocess", "threading"}) | _CLOCK | _DICE | _WIRE),
     "web.roster": _room("events logs", _PURE - {"msgspec"}),  # structs, no wire
     "web.tap": _room("events providers", _PURE),
     "web.console": _room(
@@ -192,7 +193,7 @@ ROOMS = {
         (_IO - {"aiohttp", "asyncio", "structlog"}) | _DICE,
     ),
     "web.building": _room(
-        "errors metrics settings store web.console web.shelf",
+        "errors metrics settings store tape.report web.console web.reports web.shelf",
         (_IO - {"asyncio", "structlog"}) | _DICE | _WIRE,
     ),
     "store": _room("errors web.shelf", (_IO - {"asyncio", "os", "threading"}) | _CLOCK | _DICE),

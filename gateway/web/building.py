@@ -13,6 +13,7 @@ from gateway.errors import SettingsError
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.web.console import Console, Rules
+from gateway.web.reports import reporter
 from gateway.web.shelf import Shelf
 
 # Where calls are kept without GATEWAY_DATABASE_URL, below the user's home.
@@ -37,8 +38,24 @@ def build_console(
     """
     if not settings.console_tokens:
         return None
-    rules = Rules(may_listen=settings.listen_in, keeps_words=settings.calls_transcripts, note=note)
+    rules = Rules(
+        may_listen=settings.listen_in,
+        keeps_words=settings.calls_transcripts,
+        report=reporter(Path(settings.tape_dir), _unmade) if settings.tape_dir else None,
+        report_policy=_report_policy(),
+        note=note,
+    )
     return Console(metrics, rules, open_shelf(settings, metrics, stack))
+
+
+def _report_policy() -> str:
+    from gateway.tape.report import content_security_policy  # noqa: PLC0415  # brings replay along
+
+    return content_security_policy()
+
+
+def _unmade(why: str) -> None:
+    _log.error("report_not_made", detail=why)
 
 
 def open_shelf(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Shelf | None:

@@ -41,11 +41,8 @@ MAX_QUERY_CHARS: Final = 64
 # Close codes of a listener's socket that are ours to choose (RFC 6455 §7.4.2).
 CALL_OVER, TOO_SLOW = 4000, 4008
 
-# A report is one file with all that belongs to it; it runs no script and reaches nobody.
-REPORT_POLICY: Final = (
-    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
-    "frame-ancestors 'none'; base-uri 'none'"
-)
+# A report is one file with all that belongs to it; it is nobody's page, and reaches nobody.
+REPORT_POLICY: Final = "sandbox allow-scripts; frame-ancestors 'none'; "
 MAX_MADE_ROWS: Final = 4 * MAX_ROWS
 _NOTHING: Final = msgspec.Raw(b"null")
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -91,13 +88,15 @@ class Rules:
     """What the settings say.
 
     ``may_listen``: calls can be listened to. ``keeps_words``: transcripts go into the database.
-    ``report``: makes the report of a call's tape, in a thread; None where there is none. ``note``:
-    said at the top of the page, "" for nothing.
+    ``report``: makes the report of a call's tape, in a thread; None where there is none.
+    ``report_policy``: what such a page may load and run (Content-Security-Policy). ``note``: said
+    at the top of the page, "" for nothing.
     """
 
     may_listen: bool = False
     keeps_words: bool = False
     report: Callable[[str], str | None] | None = None
+    report_policy: str = "default-src 'none'"
     note: str = ""
 
 
@@ -290,7 +289,7 @@ class Console:
         if page is None:
             raise web.HTTPNotFound(text="no whole tape of this call\n")
         response = web.Response(text=page, content_type="text/html", charset="utf-8")
-        response.headers["Content-Security-Policy"] = REPORT_POLICY
+        response.headers["Content-Security-Policy"] = REPORT_POLICY + self.rules.report_policy
         return response
 
     # ------------------------------------------------------------- telling a page

@@ -5,7 +5,7 @@ does so says why.
 """
 
 import asyncio
-import shutil
+import gzip
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -206,8 +206,8 @@ def make(name: str) -> Path:
             meanwhile=scene.meanwhile,
             **scene.environ,
         )
-        target = FOLDER / (name + tape.name[tape.name.index(".jsonl") :])
-        shutil.copyfile(tape, target)
+        target = FOLDER / f"{name}.jsonl.gz"
+        target.write_bytes(gzip.compress(tape.read_bytes(), mtime=0))
     return target
 
 

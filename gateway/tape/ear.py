@@ -19,7 +19,7 @@ GAP_S: Final = 0.010
 # Sound that left so long before it was due is hardly late, however late the last marks behind it
 # come: so few marks are no proof of a gap.
 EARLY_S: Final = 0.150
-FEW_MARKS: Final = 3
+FEW_MARKS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)

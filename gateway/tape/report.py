@@ -20,7 +20,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from gateway.tape.listen import stereo_blocks
-from gateway.tape.show import clock, conversation, ending, summary
+from gateway.tape.show import HIDDEN, clock, conversation, ending, summary
 from gateway.tape.story import MOST, Moment, Speech, Story, Turn, story_of
 
 RATE_HZ: Final = 8000
@@ -189,6 +189,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("Dialect", head.dialect),
         ("Agent", head.agent),
         *([("Numbers", numbers)] if has_numbers else []),
+        *([("Hidden", HIDDEN)] if story.hides_digits else []),
         ("Gateway", head.gateway),
     ]
 
@@ -211,7 +212,7 @@ def _lanes(story: Story) -> list[dict[str, Any]]:
     ]
     for name, kinds in _LANES.items():
         moments = [moment for moment in story.moments if moment.kind in kinds]
-        lanes.append({"name": name, "ticks": [_tick(each) for each in moments[:MOST_SHOWN]]})
+        lanes.append({"name": name, "ticks": [_tick(each, story) for each in moments[:MOST_SHOWN]]})
     return lanes
 
 
@@ -268,7 +269,8 @@ def _marks(story: Story) -> list[float]:
     return [round(moment.t, 3) for moment in story.moments if moment.kind == "mark"][:MOST]
 
 
-def _tick(moment: Moment) -> dict[str, Any]:
-    text = _TICKS[moment.kind].format(moment.text)
-    title = f"{clock(moment.t)} {moment.kind} {moment.text}"
+def _tick(moment: Moment, story: Story) -> dict[str, Any]:
+    is_hidden = moment.kind == "key" and story.hides_digits
+    text = "key" if is_hidden else _TICKS[moment.kind].format(moment.text)
+    title = f"{clock(moment.t)} {moment.kind}" + ("" if is_hidden else f" {moment.text}")
     return {"kind": moment.kind, "t": moment.t, "text": text, "title": title}

@@ -18,6 +18,7 @@ _TOLD: Final = {
     "hang_up": "gateway",
     "reconnected": "gateway",
 }
+HIDDEN: Final = "on this tape every digit reads 1"
 _PHRASES: Final = {
     "key": "presses {}",
     "tool": "calls {}",
@@ -42,7 +43,7 @@ def conversation(story: Story) -> list[Row]:
     """What was said and what happened, in order."""
     rows = [_words(words) for words in story.caller]
     rows += [_speech(speech, story.turns) for speech in story.agent]
-    rows += [_moment(moment) for moment in story.moments if moment.kind in _TOLD]
+    rows += [_moment(moment, story) for moment in story.moments if moment.kind in _TOLD]
     return sorted(rows, key=lambda row: row.t)
 
 
@@ -74,7 +75,9 @@ def _wordless(speech: Speech) -> str:
     return f"({speech.heard_ms / 1000:.1f} s of {speech.generated_ms / 1000:.1f} s heard)"
 
 
-def _moment(moment: Moment) -> Row:
+def _moment(moment: Moment, story: Story) -> Row:
+    if moment.kind == "key" and story.hides_digits:
+        return Row(moment.t, "caller", "presses a key")
     phrase = _PHRASES.get(moment.kind, "{}")
     return Row(moment.t, _TOLD[moment.kind], phrase.format(moment.text).strip())
 
@@ -114,6 +117,8 @@ def _headline(story: Story) -> Iterator[str]:
     yield f"call {head.call_id}: {head.provider}, {head.dialect}, agent {head.agent}"
     numbers = f"from {story.from_number or '?'} to {story.to_number or '?'}"
     yield f"{head.started_at}, {numbers}, gateway {head.gateway}"
+    if story.hides_digits:
+        yield f"hidden: {HIDDEN}"
     if story.note:
         yield f"note: {story.note}"
 

@@ -164,6 +164,11 @@ class Story:
     ear: Ear = field(default_factory=lambda: Ear(ULAW_8K.bytes_per_ms))
 
     @property
+    def hides_digits(self) -> bool:
+        """Whether the tape has a 1 for every digit that was said or pressed."""
+        return "numbers" in self.head.masks
+
+    @property
     def rate_hz(self) -> int:
         """The rate at which nothing of a telephone's sound is lost: 8 kHz, else 24 kHz."""
         narrow = ULAW_8K.rate_hz

@@ -86,7 +86,8 @@ def test_lanes_stand_where_the_story_says(page: str, call_on_tape: Path) -> None
     clears = [moment.t for moment in story.moments if moment.kind == "clear"]
     assert [tick["t"] for tick in lanes["clears"]["ticks"]] == clears
     assert len(lanes["truncations"]["ticks"]) >= 2
-    assert [tick["text"] for tick in lanes["keys and tools"]["ticks"]] == ["1", "2"]
+    assert [tick["text"] for tick in lanes["keys and tools"]["ticks"]] == ["key", "key"]
+    assert ["Hidden", "on this tape every digit reads 1"] in told(page)["facts"]
 
 
 def test_the_sound_of_the_page_is_the_call(page: str, call_on_tape: Path) -> None:

@@ -91,6 +91,18 @@ def test_times_are_in_order_and_round_up_to_a_minute() -> None:
     assert clock(3725.25) == "62:05.250"
 
 
+def test_a_digit_that_is_hidden_is_not_shown_as_another() -> None:
+    """Which key it was is not on the tape, and a reader is told what digits mean there."""
+    story = _story()
+    story.head = Head(1, "twilio", "ga", masks=("secrets", "numbers"))
+    story.moments = [Moment(6.0, "key", "1")]
+
+    lines = list(printed(story))
+
+    assert lines[2] == "hidden: on this tape every digit reads 1"
+    assert "  0:06.000  caller  presses a key" in lines
+
+
 def test_words_cannot_pretend_to_be_lines_of_ours() -> None:
     """What a peer said moves no cursor and makes no new line."""
     story = _story()

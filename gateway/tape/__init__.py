@@ -16,7 +16,9 @@ event    The same without ``data``, of another kind:
          - ``dialled`` ("out"): ``timeout_s``, ``with_fresh_token``; and what came of it ("in"):
            ``opened`` (``took_s``) or ``refused`` (``result``, ``can_retry``, ``retry_after_s``,
            ``detail``);
-         - ``clogged``, ``freed`` ("in"): the peer takes no more for now, and does again.
+         - ``clogged``, ``freed`` ("in"): the peer takes no more for now, and does again;
+         - ``shut`` ("in"): the socket is closed, though its end was not told yet; what is sent is
+           lost.
 mark     ``{"t", "began": true}``: the call was admitted; what stands above is from before it.
          ``{"t", "hang_up": reason}``: ended from outside, by drain or operator.
          ``{"t", "rang": true}``: a timer rang, and nothing came of it that could be seen.

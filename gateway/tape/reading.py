@@ -3,12 +3,12 @@
 import gzip
 import io
 import zlib
-from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Annotated, Any, BinaryIO, Final, Self
 
 import msgspec
 
@@ -21,15 +21,20 @@ from gateway.tape.sounds import Sound
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
 _READ_BYTES: Final = 256 * 1024
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+# Longer than any call; adding a second to it still makes a difference.
+LONGEST_S: Final = 1_000_000.0
 _DAMAGED: Final = (zlib.error, gzip.BadGzipFile)
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+
+_Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=LONGEST_S)]
 
 
 class HeadSettings(msgspec.Struct, frozen=True):
     """What changes a call's behaviour: ``call`` holds the fields of ``CallOptions``."""
 
     call: dict[str, Any] = {}
-    start_deadline_s: float = 5.0
-    send_timeout_s: float = 5.0
+    start_deadline_s: _Seconds = 5.0
+    send_timeout_s: _Seconds = 5.0
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -59,7 +64,7 @@ class Ending(msgspec.Struct, frozen=True):
 class Line(msgspec.Struct, gc=False):
     """Any line but the first (members: ``gateway.tape``); what a line has not keeps its default."""
 
-    t: float
+    t: _Seconds
     link: str = ""
     dir: str = ""
     kind: str = ""
@@ -92,7 +97,7 @@ class Line(msgspec.Struct, gc=False):
             return data
         try:
             return a2b_base64(data, strict_mode=True)
-        except Base64Error as error:
+        except ValueError as error:
             raise TapeError(f"at {self.t:.6f} s: binary data that is not base64: {error}") from None
 
 
@@ -139,7 +144,7 @@ class Tape:
         while (raw := self._next_line()) is not None:
             try:
                 line = decode(raw)
-            except msgspec.DecodeError as error:
+            except _UNREADABLE as error:
                 raise self._bad(f"no line of a tape: {error}") from None
             yield line
             if line.end is not None or line.cut is not None:
@@ -150,7 +155,7 @@ class Tape:
         raw = self._next_line()
         try:
             version = msgspec.json.decode(raw or b"", type=_Version)
-        except msgspec.DecodeError:
+        except _UNREADABLE:
             raise TapeError(f"{self.path}: this is no tape") from None
         if version.tape != FORMAT:
             raise TapeError(
@@ -159,7 +164,7 @@ class Tape:
             )
         try:
             return msgspec.json.decode(raw or b"", type=Head)
-        except msgspec.DecodeError as error:
+        except _UNREADABLE as error:
             raise self._bad(str(error)) from None
 
     def _next_line(self) -> bytes | None:
@@ -182,6 +187,16 @@ class Tape:
 
     def _bad(self, why: str) -> TapeError:
         return TapeError(f"{self.path}, line {self._number}: {why}")
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What is wrong with a tape begins with the tape's name."""
+    try:
+        yield
+    except TapeError as error:
+        text, name = str(error), str(path)
+        raise TapeError(text if text.startswith(name) else f"{name}: {text}") from None
 
 
 class _Version(msgspec.Struct):

@@ -157,6 +157,12 @@ class Tape:
         self._is_silent = False
         self._put(self.now, members)
 
+    def change(self, link: LinkName, kind: Literal["clogged", "freed", "shut"]) -> None:
+        """A link is seen to have changed, in the present pass."""
+        if self._is_silent:
+            self.mark(rang=True)  # else it would look as if the link had set the call going
+        self.mark(link=link, dir="in", kind=kind)
+
     def aside(self, **members: object) -> None:
         """A line of something that takes its time and belongs to no pass."""
         if self._is_silent:
@@ -268,7 +274,7 @@ class TapedLink:
         self._tape = tape
         self._way_in, self._way_out = _WAYS_OF[name]
         self._was_clogged = False
-        self._is_left = False
+        self._is_shut = self._is_left = False
 
     @property
     def close_code(self) -> int:
@@ -286,8 +292,7 @@ class TapedLink:
         is_clogged = self._link.is_clogged
         if is_clogged is not self._was_clogged:
             self._was_clogged = is_clogged
-            kind = "clogged" if is_clogged else "freed"
-            self._tape.mark(link=self._name, dir="in", kind=kind)
+            self._tape.change(self._name, "clogged" if is_clogged else "freed")
         return is_clogged
 
     def listen(self, listener: Listener) -> None:
@@ -311,6 +316,8 @@ class TapedLink:
         )
 
     def _freed(self, tell: Callable[[], None]) -> None:
+        if self._is_left:
+            return  # it takes no more of ours, and the next session's changes are on tape by now
         self._was_clogged = False
         self._tape.heard(link=self._name, dir="in", kind="freed")
         tell()
@@ -325,19 +332,26 @@ class TapedLink:
         self._tape.is_held = False
 
     def send(self, *messages: str | bytes) -> None:
-        """Write messages, and note them if they could be written.
+        """Write messages, and note them if they could be written, else that they could not.
 
         Raises:
             ConnectionError: the socket is closed.
         """
-        self._link.send(*messages)
+        try:
+            self._link.send(*messages)
+        except ConnectionError:
+            if not self._is_shut:
+                self._is_shut = True
+                self._tape.change(self._name, "shut")
+            raise
         for message in messages:
             self._tape.note(self._way_out, message)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the socket."""
-        self._is_left = True
-        self._tape.aside(link=self._name, dir="out", kind="closed", code=code, reason=reason)
+        if not self._is_left:  # the call's end may catch up with a close that takes its time
+            self._is_left = True
+            self._tape.aside(link=self._name, dir="out", kind="closed", code=code, reason=reason)
         await self._link.close(code, reason)
 
 

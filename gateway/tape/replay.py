@@ -9,12 +9,12 @@ import asyncio
 import dataclasses
 import gc
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Final, cast
+from functools import lru_cache
+from typing import Any, Final, cast, get_args
 from urllib.parse import urlencode
 
 import msgspec
@@ -22,21 +22,37 @@ import msgspec
 from gateway.audio.wav import read_wav
 from gateway.bridge import Bridge, Outside
 from gateway.call import Call, CallOptions
-from gateway.errors import CallRejected, ConnectError, TapeError
+from gateway.errors import ConnectError, TapeError
 from gateway.events import CallStarted, Fact, Reason
 from gateway.providers import HttpRequest
 from gateway.providers.table import doors
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.shipped import PROMPT_HZ, PROMPTS, shipped_sound
-from gateway.tape.passes import Aside, Pass, Stop, steps
-from gateway.tape.reading import Head, Line, Tape
+from gateway.tape.passes import MOST_LINES, Aside, Pass, Stop, steps
+from gateway.tape.reading import LONGEST_S, Head, Line, Tape, named
 from gateway.tape.sounds import unpacked
 from gateway.tape.stage import Clockwork, Sent, Stage
 
 # A timer may ring so late on a busy machine; one that is later is missing on the tape.
 LATEST_TIMER_S: Final = 1.0
+# More than a call of days has; what a forged tape holds beyond is not kept.
+MOST_FACTS: Final = 500_000
+MOST_PROBLEMS: Final = 100
+MOST_ASIDES: Final = 10_000
+# The longest recording: eleven minutes.
+MOST_PROMPT_BYTES: Final = 32 * 1024 * 1024
 # New objects that make the interpreter look for cycles; it usually takes 700.
 COLLECT_AFTER: Final = 100_000
+
+
+# What comes in of a link, with data and without.
+_MESSAGES: Final = frozenset({"text", "binary"})
+_HAPPENINGS: Final[Mapping[str, frozenset[str]]] = {
+    "provider": frozenset({"closed", "freed"}),
+    "realtime": frozenset({"closed", "freed", "opened", "refused"}),
+}
+# Settings that are divided by, or stepped with.
+_STEPS: Final = frozenset({"frame_ms", "mark_interval_ms", "max_message_bytes"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +111,11 @@ def replay(
     """
 
     def play() -> Replayed:
-        with _seldom_collected(), asyncio.Runner(loop_factory=Clockwork) as runner:
+        with (
+            named(tape.path),
+            _seldom_collected(),
+            asyncio.Runner(loop_factory=Clockwork) as runner,
+        ):
             return runner.run(_Replay(tape, watch, wait_until).play())
 
     if not _is_in_a_loop():
@@ -132,13 +152,14 @@ def options_of(head: Head) -> CallOptions:
     call = head.settings.call
     prompts = call.get("prompts") or {}
     try:
+        _check_numbers(call)
         sounds = {
             name: _own_prompt(head, name, int(size)) or _prompt(name, int(size))
             for name, size in prompts.items()
         }
         fields: dict[str, Any] = call | {"prompts": {}}
         options = msgspec.convert(fields, CallOptions)
-    except (msgspec.ValidationError, AttributeError, TypeError, ValueError) as error:
+    except (msgspec.ValidationError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise TapeError(f"settings of the call on tape: {error}") from None
     return dataclasses.replace(options, prompts=sounds)
 
@@ -149,9 +170,27 @@ def _own_prompt(head: Head, name: str, size_bytes: int) -> bytes:
     return unpacked(sound, size_bytes) if sound is not None else b""
 
 
-@cache
+def _check_numbers(call: Mapping[str, Any]) -> None:
+    """No call has such settings, and a core that was given them might not come to an end.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name, value in call.items():
+        least = 1 if name in _STEPS else 0
+        if type(value) in {int, float} and not least <= value <= LONGEST_S:
+            raise ValueError(f"{name}: {value} is not between {least} and {LONGEST_S:.0f}")
+
+
+@lru_cache(maxsize=16)
 def _prompt(name: str, size_bytes: int) -> bytes:
-    """The shipped recording if it is as long as the one on tape; else silence of that length."""
+    """The shipped recording if it is as long as the one on tape; else silence of that length.
+
+    Raises:
+        ValueError: nobody has such a recording.
+    """
+    if not 0 <= size_bytes <= MOST_PROMPT_BYTES:
+        raise ValueError(f"prompts: {name} of {size_bytes} bytes")
     if name in PROMPTS:
         pcm = read_wav(shipped_sound(PROMPTS[name]), PROMPT_HZ)
         if len(pcm) == size_bytes:
@@ -175,12 +214,14 @@ class _Replay:
         self._hash = hashlib.sha256()
         self._asides: list[str] = []
         self._tail: Played | None = None
+        self._shut_late: set[str] = set()
+        self._late: tuple[float, float] | None = None
         self._calls = 0
 
     async def play(self) -> Replayed:
         self._loop = cast("Clockwork", asyncio.get_running_loop())
         self._bridge = self._make_bridge()
-        self._task: asyncio.Task[Any] = self._loop.create_task(self._bridge.await_start())
+        self._set_going(self._bridge.await_start())
         await self._rest()
         for step in steps(self._tape):
             if isinstance(step, Stop):
@@ -193,48 +234,75 @@ class _Replay:
         await self._finish()
         return self._result
 
+    def _set_going(self, work: Coroutine[Any, Any, Any]) -> None:
+        self._task: asyncio.Task[Any] = self._loop.create_task(work)
+        # Where the tape is given up, nobody asks how the call ended: that is no news for a log.
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
     def _make_bridge(self) -> Bridge:
-        head, loop = self._head, self._loop
+        head = self._head
         door = doors(public_url="", has_softphone=True, insecure=True).get(head.provider)
         if door is None:
-            raise TapeError(f"{self._tape.path}: no provider {head.provider!r} in this gateway")
-        url = f"ws://tape/?{urlencode(head.query)}"
+            raise TapeError(f"no provider {head.provider!r} in this gateway")
+        url = f"ws://tape/?{urlencode(head.query, errors='replace')}"
         return Bridge(
             door.connect(HttpRequest("GET", url)),
             self._stage.provider,
             RealtimeProtocol(head.dialect),
             Outside(
                 dial=self._stage.dial,
-                observe=lambda fact: self._result.facts.append((loop.now, fact)),
+                observe=self._observe,
                 perform=_perform_nothing,
-                clock=loop.time,
+                clock=self._loop.time,
                 start_deadline_s=head.settings.start_deadline_s,
                 send_timeout_s=head.settings.send_timeout_s,
             ),
         )
 
+    def _observe(self, fact: Fact) -> None:
+        facts = self._result.facts
+        if len(facts) < MOST_FACTS:
+            facts.append((self._loop.now, fact))
+
     # ------------------------------------------------------------------ steps
 
     async def _play_pass(self, step: Pass) -> None:
-        await self._ring_overdue(step.t)
+        if step.cause is not None:
+            if step.t < (now := self._loop.now):
+                raise TapeError(
+                    f"at {step.t:.6f} s: stands behind {now:.6f} s: lines are out of order"
+                )
+            await self._ring_overdue(step.t)
         self._wait_until(step.t)
-        self._loop.now = self._result.duration_s = step.t
-        self._stage.expect(step.clogs)
+        # What is sent behind the end carries the time of the last pass.
+        self._loop.now = self._result.duration_s = max(step.t, self._loop.now)
+        self._stage.expect(step.changes)
         await self._set_off(step.cause)
         if self._loop.calls != self._calls:
             await self._rest()
         self._show(step, [(line.link, _on_the_wire(line)) for line in step.sent])
 
     async def _ring_overdue(self, now: float) -> None:
-        """What the tape should have shown long ago happens at its time."""
-        if self._result.call is None:
-            return
-        while (due := self._loop.next_timer()) is not None and due < now - LATEST_TIMER_S:
-            self._loop.now = max(due, self._loop.now)
-            self._stage.expect([])
-            self._loop.ring()
-            await self._rest()
-            self._show(Pass(self._loop.now, None), [])
+        """What the tape should have shown long ago happens all the same.
+
+        A loop that stood still reads what came meanwhile before it looks at its timers: what counts
+        is how long it has been seen working since the timer was due.
+        """
+        due = self._loop.next_timer()
+        if due is None or due > now or self._result.call is None:
+            self._late = None
+        elif self._late is None or self._late[0] != due:
+            self._late = due, now
+        elif now - self._late[1] > LATEST_TIMER_S:
+            self._late = None
+            await self._ring_aside()
+
+    async def _ring_aside(self, is_wanted: Callable[..., bool] = lambda _: True) -> None:
+        """Timers ring that have no pass on the tape."""
+        self._stage.expect([])
+        self._loop.ring(is_wanted)
+        await self._rest()
+        self._show(Pass(self._loop.now, None), [])
 
     def _show(self, step: Pass, expected: list[Sent]) -> None:
         came, self._stage.sent = self._stage.sent, []
@@ -244,6 +312,7 @@ class _Replay:
             self._hash.update(b"\n".join([_octets(message) for _, message in came]))
         played = Played(step.t, step.cause, expected, came, self._result.call)
         if self._is_over:
+            self._shut_late.update(link for link, _, kind in step.changes if kind == "shut")
             self._keep_tail(played)
         elif expected or came:
             self._watch(played)
@@ -259,66 +328,69 @@ class _Replay:
         else:
             self._tail.expected.extend(played.expected)
             self._tail.came.extend(played.came)
+            if len(self._tail.expected) > MOST_LINES:
+                raise TapeError(f"more than {MOST_LINES} messages were sent behind the end")
 
     async def _stand_aside(self, line: Line) -> None:
-        self._loop.now = max(self._loop.now, line.t)
         self._asides.append(_aside(line))
+        if len(self._asides) > MOST_ASIDES:
+            raise TapeError(f"dials and closes more than {MOST_ASIDES} times")
         if len(self._asides) > len(self._stage.asides):
-            self._stage.expect([])
-            self._loop.ring()
-            await self._rest()
-            self._show(Pass(self._loop.now, None), [])
+            self._loop.now = max(self._loop.now, line.t)
+            await self._ring_aside(lambda callback: not self._is_alarm(callback))
+
+    def _is_alarm(self, callback: Callable[..., object]) -> bool:
+        """Whether this is the call's own alarm, each ring of which is on the tape."""
+        return getattr(callback, "__self__", None) is self._bridge
 
     async def _set_off(self, cause: Line | None) -> None:
         if cause is None:
-            self._loop.ring()
+            self._loop.ring(self._is_alarm)
         elif cause.began:
             await self._begin(cause.t)
         elif cause.hang_up:
             self._hang_up(cause)
-        elif cause.link == "provider":
-            self._provider_did(cause)
-        elif cause.link == "realtime":
-            self._realtime_did(cause)
+        elif _can_happen(cause):
+            self._link_did(cause)
+        else:
+            what = " ".join(filter(None, (cause.link, cause.dir, cause.kind))) or "an empty line"
+            raise TapeError(f"at {cause.t:.6f} s: {what}: nothing that can happen to a call")
 
     async def _begin(self, now: float) -> None:
+        if self._result.call is not None:
+            raise TapeError(f"at {now:.6f} s: the call was begun before")
         await self._rest()
         try:
             started = self._task.result()
-        except (asyncio.InvalidStateError, CallRejected) as error:
+        except Exception as error:  # noqa: BLE001  # a call that breaks so early cannot be played
             raise TapeError(
-                f"{self._tape.path}: at {now:.6f} s: the call was begun, but this gateway finds no "
-                f"start message it accepts ({error})"
+                f"at {now:.6f} s: the call was begun, but this gateway finds no start message it "
+                f"accepts ({error})"
             ) from None
         options = options_of(self._head)
-        call = Call(started, options, now, unix_offset_s=self._head.unix_offset_s)
+        try:
+            call = Call(started, options, now, unix_offset_s=self._head.unix_offset_s)
+        except Exception as error:  # noqa: BLE001  # whatever it does not like of its options
+            raise TapeError(f"settings of the call on tape: {error!r}") from None
         self._result.started, self._result.call = started, call
-        self._task = self._loop.create_task(self._bridge.run(call))
+        self._set_going(self._bridge.run(call))
 
     def _hang_up(self, cause: Line) -> None:
+        if cause.hang_up not in get_args(Reason):
+            raise TapeError(f"at {cause.t:.6f} s: nobody hangs up because of {cause.hang_up!r}")
         if self._result.call is not None:
             self._bridge.hang_up(cast("Reason", cause.hang_up))
 
-    def _provider_did(self, cause: Line) -> None:
-        link = self._stage.provider
-        if cause.data is not None:
-            link.hear(cause.message)
-        elif cause.kind == "closed":
-            link.leave(cause.code, cause.reason)
-        elif cause.kind == "freed":
-            self._stage.set_clogged("provider", is_clogged=False)
-            link.free()
-
-    def _realtime_did(self, cause: Line) -> None:
-        link = self._stage.realtime
+    def _link_did(self, cause: Line) -> None:
+        link = self._stage.provider if cause.link == "provider" else self._stage.realtime
         if cause.data is not None:
             link.hear(_on_the_wire(cause))
         elif cause.kind == "closed":
             link.leave(cause.code, cause.reason)
         elif cause.kind == "freed":
-            self._stage.set_clogged("realtime", is_clogged=False)
+            self._stage.set(cause.link, "freed")
             link.free()
-        elif not self._answer_dial(cause):
+        elif not self._answer_dial(cause) and not self._is_over:
             self._note(f"the line to the model was {cause.kind}, but the call did not dial")
 
     def _answer_dial(self, cause: Line) -> bool:
@@ -340,10 +412,19 @@ class _Replay:
         if self._stage.sent:
             self._show(Pass(self._loop.now, None), [])
         if self._tail is not None:
-            self._watch(self._tail)
+            self._watch(self._without_lost(self._tail))
         self._compare_end()
         await self._leave()
         self._result.digest = self._hash.hexdigest()
+
+    def _without_lost(self, tail: Played) -> Played:
+        """What was sent behind the end on a socket that turned out to be closed is not on tape."""
+        came = tail.came
+        for name in self._shut_late:
+            taken = sum(link == name for link, _ in tail.expected)
+            places = [at for at, (link, _) in enumerate(came) if link == name][taken:]
+            came = [sent for at, sent in enumerate(came) if at not in places]
+        return dataclasses.replace(tail, came=came)
 
     def _compare_end(self) -> None:
         stopped, call = self._result.stopped, self._result.call
@@ -361,12 +442,15 @@ class _Replay:
         """A call that the tape left in the middle is left there too."""
         if not self._task.done():
             self._task.cancel()
-        await asyncio.wait((self._task,))
+            await self._rest()
+        if not self._task.done():
+            raise TapeError("the call cannot be left")
         if not self._task.cancelled() and (error := self._task.exception()) is not None:
             self._note(f"the call broke: {type(error).__name__}: {error}")
 
     def _note(self, problem: str) -> None:
-        self._result.problems.append((self._loop.now, problem))
+        if len(self._result.problems) < MOST_PROBLEMS:
+            self._result.problems.append((self._loop.now, problem))
 
     async def _rest(self) -> None:
         await self._loop.rest()
@@ -385,6 +469,12 @@ def _on_the_wire(line: Line) -> str | bytes:
     """The model's side speaks text, handed over as its UTF-8 bytes."""
     message = line.message
     return message.encode() if line.link == "realtime" and type(message) is str else message
+
+
+def _can_happen(cause: Line) -> bool:
+    if cause.dir != "in" or cause.link not in _HAPPENINGS:
+        return False
+    return cause.kind in (_HAPPENINGS[cause.link] if cause.data is None else _MESSAGES)
 
 
 def _aside(line: Line) -> str:

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.errors import TapeError
 from gateway.tape.compare import kind_of
-from gateway.tape.reading import Line, Tape
+from gateway.tape.reading import Line, Tape, named
 
 # A tape is held in memory while it is made smaller.
 MOST_BYTES: Final = 256 * 1024 * 1024
@@ -58,7 +58,7 @@ def load(path: Path) -> Film:
     Raises:
         TapeError: it cannot be read, or is larger than ``MOST_BYTES``.
     """
-    with Tape(path) as tape:
+    with named(path), Tape(path) as tape:
         head = tape.raw
         units = tuple(_units(tape, path))
     return Film(head, units)

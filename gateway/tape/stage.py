@@ -10,13 +10,22 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final, TypeVarTuple
 
+from gateway.errors import TapeError
 from gateway.realtime import Link, Listener
+from gateway.tape.passes import Change
 
 # Steps of waiting tasks that one thing may set off; more is a task that never comes to rest.
 _MOST_STEPS: Final = 1000
 
 Sent = tuple[str, str | bytes]
 _Args = TypeVarTuple("_Args")
+_Callback = Callable[..., object]
+_Timer = tuple[float, int, asyncio.TimerHandle, _Callback, tuple[object, ...]]
+
+
+def _all(_: _Callback) -> bool:
+    """Every timer rings."""
+    return True
 
 
 class Clockwork(asyncio.SelectorEventLoop):
@@ -26,7 +35,7 @@ class Clockwork(asyncio.SelectorEventLoop):
         self.now = 0.0
         # Everything that was asked to run; tells whether somebody still has something to do.
         self.calls = 0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle, Callable[[], object]]] = []
+        self._timers: list[_Timer] = []
         self._count = itertools.count()
         super().__init__()
 
@@ -50,7 +59,7 @@ class Clockwork(asyncio.SelectorEventLoop):
     ) -> asyncio.TimerHandle:
         """Keep it until ``ring``."""
         timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, next(self._count), timer, lambda: callback(*args)))
+        heapq.heappush(self._timers, (when, next(self._count), timer, callback, args))
         return timer
 
     def next_timer(self) -> float | None:
@@ -60,23 +69,30 @@ class Clockwork(asyncio.SelectorEventLoop):
             heapq.heappop(timers)
         return timers[0][0] if timers else None
 
-    def ring(self) -> None:
-        """Let all ring that are due now."""
-        while (due := self.next_timer()) is not None and due <= self.now:
-            heapq.heappop(self._timers)[3]()
+    def ring(self, is_wanted: Callable[[Callable[..., object]], bool] = _all) -> None:
+        """Let those ring that are due now and whose callback is wanted, each once."""
+        due: list[_Timer] = []
+        while (at := self.next_timer()) is not None and at <= self.now:
+            due.append(heapq.heappop(self._timers))
+        for timer in due:
+            _, _, handle, callback, args = timer
+            if not is_wanted(callback):
+                heapq.heappush(self._timers, timer)
+            elif not handle.cancelled():
+                callback(*args)
 
     async def rest(self) -> None:
         """Until every task waits for something that has yet to happen.
 
         Raises:
-            RuntimeError: they do not come to rest.
+            TapeError: they do not come to rest.
         """
         for _ in range(_MOST_STEPS):
             before = self.calls
             await asyncio.sleep(0)
             if self.calls == before + 1:  # nobody but us
                 return
-        raise RuntimeError("the call does not come to rest")
+        raise TapeError(f"at {self.now:.6f} s: the call does not come to rest")
 
 
 class StageLink:
@@ -114,8 +130,14 @@ class StageLink:
             self._listener.link_closed()
 
     def send(self, *messages: str | bytes) -> None:
-        """Keep them."""
+        """Keep them.
+
+        Raises:
+            ConnectionError: by then the socket was closed.
+        """
         name = self._name
+        if self._stage.is_shut(name):
+            raise ConnectionResetError("the socket is closed")
         self._stage.sent.extend([(name, message) for message in messages])
 
     async def close(self, code: int = 1000, reason: str = "") -> None:  # noqa: ARG002  # the contract
@@ -132,30 +154,40 @@ class Stage:
         self.asides: list[str] = []
         self.provider = StageLink("provider", self)
         self.realtime = StageLink("realtime", self)
-        self._clogs: list[tuple[str, int, bool]] = []
+        self._changes: list[Change] = []
         self._clogged: set[str] = set()
+        self._shut: set[str] = set()
         self._answer: asyncio.Future[Link] | None = None
 
-    def expect(self, clogs: list[tuple[str, int, bool]]) -> None:
-        """In the pass that begins, links clog like this."""
+    def expect(self, changes: list[Change]) -> None:
+        """In the pass that begins, links change like this."""
         self.sent = []
-        self._clogs = clogs
+        self._changes = changes
 
     def is_clogged(self, name: str) -> bool:
         """Whether this link is clogged by now."""
-        if self._clogs:
-            self._clog(name)
+        if self._changes:
+            self._change(name)
         return name in self._clogged
 
-    def _clog(self, name: str) -> None:
-        taken = sum(link == name for link, _ in self.sent)
-        for clog in [clog for clog in self._clogs if clog[0] == name and clog[1] <= taken]:
-            self._clogs.remove(clog)
-            self.set_clogged(name, is_clogged=clog[2])
+    def is_shut(self, name: str) -> bool:
+        """Whether this link's socket is closed by now."""
+        if self._changes:
+            self._change(name)
+        return name in self._shut
 
-    def set_clogged(self, name: str, *, is_clogged: bool) -> None:
-        """This link is clogged from now on, or free."""
-        (self._clogged.add if is_clogged else self._clogged.discard)(name)
+    def _change(self, name: str) -> None:
+        taken = sum(link == name for link, _ in self.sent)
+        for change in [one for one in self._changes if one[0] == name and one[1] <= taken]:
+            self._changes.remove(change)
+            self.set(name, change[2])
+
+    def set(self, name: str, kind: str) -> None:
+        """This link is "clogged" from now on, "freed", or "shut"."""
+        if kind == "shut":
+            self._shut.add(name)
+        else:
+            (self._clogged.add if kind == "clogged" else self._clogged.discard)(name)
 
     async def dial(self, *, timeout_s: float, with_fresh_token: bool) -> Link:  # noqa: ARG002  # the contract
         """Wait for the tape's answer.
@@ -177,7 +209,8 @@ class Stage:
         if self._answer is None or self._answer.done():
             return False
         self.realtime = StageLink("realtime", self)
-        self.set_clogged("realtime", is_clogged=False)
+        self._clogged.discard("realtime")
+        self._shut.discard("realtime")
         self._answer.set_result(self.realtime)
         return True
 

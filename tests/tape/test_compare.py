@@ -1,6 +1,6 @@
 """Differences are found, and shown like a good diff."""
 
-from gateway.tape.compare import MOST_SHOWN, Exact, Shape, kind_of, shortened
+from gateway.tape.compare import MOST_MATCHED, MOST_SHOWN, Exact, Shape, kind_of, shortened
 from gateway.tape.reading import Line
 from gateway.tape.replay import Played
 from gateway.tape.stage import Sent
@@ -48,6 +48,19 @@ def test_the_order_of_clear_and_cancel_is_named() -> None:
         '  to the provider: {"event":"clear"}\n'
         '- to the model: {"type":"response.cancel"}'
     )
+
+
+def test_passes_that_have_nothing_in_common_are_one_difference() -> None:
+    """Matched one by one, long ones would take minutes; what is alike at their ends is left out."""
+    exact = Exact()
+    was, is_now = [mark(f"a{n}") for n in range(MOST_MATCHED * 20)], [mark("b"), mark("c")] * 9000
+    exact.watch(played([CLEAR, *was, CANCEL], [CLEAR, *is_now, CANCEL]))
+
+    lines = exact.found.differences[0].lines
+    assert lines[0].startswith('  to the provider: {"event":"clear"')
+    assert lines[1].startswith('- to the provider: {"event":"mark","mark":{"name":"a0"}')
+    assert lines[-2].startswith('+ to the provider: {"event":"mark","mark":{"name":"c"}')
+    assert lines[-1].startswith('  to the model: {"type":"response.cancel"}')
 
 
 def test_equal_passes_are_no_difference() -> None:

@@ -1,6 +1,9 @@
 """Lines that belong together are put together."""
 
-from gateway.tape.passes import Aside, Pass, Step, Stop, steps
+import pytest
+
+from gateway.errors import TapeError
+from gateway.tape.passes import MOST_LINES, Aside, Pass, Step, Stop, steps
 from gateway.tape.reading import Ending, Line
 
 
@@ -66,7 +69,7 @@ def test_a_link_clogs_behind_what_it_took_in_that_pass() -> None:
     freed = event(1.0, "provider", "in", "freed")
 
     assert steps_of(came, other, taken, clogged, freed) == [
-        Pass(1.0, came, [other, taken], [("provider", 1, True), ("provider", 1, False)])
+        Pass(1.0, came, [other, taken], [("provider", 1, "clogged"), ("provider", 1, "freed")])
     ]
 
 
@@ -75,6 +78,23 @@ def test_a_link_that_is_free_later_sets_the_call_going() -> None:
     freed, went = event(2.0, "provider", "in", "freed"), sent(2.0)
 
     assert steps_of(freed, went) == [Pass(2.0, freed, [went])]
+
+
+def test_what_a_timer_notices_of_a_link_is_its_doing() -> None:
+    """A socket found closed, or free again behind a timer that is told of."""
+    shut, rang = event(1.0, "realtime", "in", "shut"), Line(2.0, rang=True)
+    freed = event(2.0, "provider", "in", "freed")
+
+    assert steps_of(shut, rang, freed) == [
+        Pass(1.0, None, [], [("realtime", 0, "shut")]),
+        Pass(2.0, None, [], [("provider", 0, "freed")]),
+    ]
+
+
+def test_a_pass_that_never_ends_is_no_calls() -> None:
+    """It would have to be held in memory."""
+    with pytest.raises(TapeError, match=r"at 1.000000 s: more than \d+ lines of one moment"):
+        steps_of(heard(1.0), *[sent(1.0)] * (MOST_LINES + 1))
 
 
 def test_dialling_and_closing_stand_aside() -> None:

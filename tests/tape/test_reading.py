@@ -94,6 +94,17 @@ def test_a_packed_tape_cut_short_is_readable_too(tape_of: Callable[[bytes], Path
 
 
 BAD: dict[str, tuple[bytes, str]] = {
+    "a flipped bit in a text": (
+        text_of() + b'{"t": 1.0, "data": "\xff"}\n',
+        "line 2: no line of a tape: 'utf-8' codec can't decode",
+    ),
+    "very deep": (
+        text_of() + b'{"t": 1.0, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        "line 2: no line of a tape: maximum recursion depth",
+    ),
+    "a very deep head": (b'{"tape": 1, "x": ' + b"[" * 100_000 + b"\n", "this is no tape"),
+    "before the call": (text_of({"t": -1.0}), "line 2: no line of a tape: Expected `float` >= 0"),
+    "the end of time": (text_of({"t": 1e308}), "line 2: no line of a tape: Expected `float` <= 1"),
     "empty": (b"", "this is no tape"),
     "another format": (b"RIFF\0\0\0\0WAVE\n", "this is no tape"),
     "other JSON": (b'{"some": "json"}\n', "this is no tape"),

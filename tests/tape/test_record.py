@@ -366,8 +366,62 @@ async def test_a_link_passes_everything_on(studio: Studio) -> None:
         {"dir": "in", "kind": "clogged"},
         {"dir": "in", "kind": "freed"},
         {"dir": "in", "kind": "closed", "code": 1011, "reason": "no pong"},
+        {"dir": "in", "kind": "shut"},
         {"dir": "out", "kind": "closed", "code": 1008, "reason": "enough"},
     ]
+
+
+def test_what_a_closed_socket_did_not_take_is_told_once(studio: Studio) -> None:
+    """Its end may be told much later: what was sent until then would be missing without a word."""
+    tape = studio.tape()
+    link, wrapped, _ = taped(tape, "realtime")
+    link.say("first")
+    wrapped.send("taken")
+    link.is_gone = True
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            wrapped.send("lost")
+
+    first, taken, shut, _ = studio.end(tape)
+
+    assert (taken["data"], taken["t"]) == ("taken", first["t"])
+    assert shut == {"t": first["t"], "link": "realtime", "dir": "in", "kind": "shut"}
+
+
+def test_what_a_timer_notices_of_a_link_is_the_timers_doing(studio: Studio) -> None:
+    """A link that is found free did not set the call going: the timer did."""
+    tape = studio.tape()
+    link, wrapped, _ = taped(tape)
+    tape.clock()  # the call's first pass
+    link.is_clogged = True
+    seen = [wrapped.is_clogged]
+    at = tape.clock()
+    link.is_clogged = False
+    seen.append(wrapped.is_clogged)
+
+    assert seen == [True, False]
+    *_, rang, freed, _ = studio.end(tape)
+
+    assert rang == {"t": at, "rang": True}
+    assert freed == {"t": at, "link": "provider", "dir": "in", "kind": "freed"}
+
+
+async def test_a_link_that_was_left_is_on_tape_no_more(studio: Studio) -> None:
+    """Closed once, whoever closes it again; what it takes now is not the next session's news."""
+    tape = studio.tape()
+    link, told = MemoryLink(), list[str]()
+    wrapped = TapedLink(cast("Link", link), "realtime", tape)
+    wrapped.listen(Listener(lambda _: None, lambda: told.append("freed"), lambda: None))
+    await wrapped.close(1000)
+    await wrapped.close(1000)
+    assert link.listener is not None
+    link.listener.link_freed()
+
+    closed, _ = studio.end(tape)
+
+    assert closed["kind"] == "closed"
+    assert link.closed == [(1000, ""), (1000, "")]
+    assert told == []
 
 
 async def test_dialling_is_on_tape_with_what_came_of_it(studio: Studio) -> None:

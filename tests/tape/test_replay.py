@@ -157,6 +157,51 @@ def test_a_tape_that_was_cut_short_is_played_to_where_it_is(
     assert all(played.came == played.expected for played in passes)
 
 
+def test_what_a_closed_socket_did_not_take_is_not_sent_again(
+    changed: Callable[[Callable[[Lines], None]], Path],
+) -> None:
+    """From where the tape says that it was closed, though nobody had told the call yet."""
+
+    def shut(lines: Lines) -> None:
+        began = _first(lines, began=True)
+        at = began + 300 + _first(lines[began + 300 :], link="realtime", dir="out", kind="text")
+        lines[at] = {"t": lines[at]["t"], "link": "realtime", "dir": "in", "kind": "shut"}
+        later = [line for line in lines[at + 1 :] if line.get("link") == "provider"]
+        lines[at + 1 :] = [line for line in later[:20] if line["dir"] == "in"]
+
+    replayed, passes = played_again(changed(shut))
+
+    lost = [played for played in passes if played.expected != played.came]
+    assert [link for played in lost for link, _ in played.came if link == "realtime"] == []
+    assert replayed.problems == []
+
+
+def test_a_loop_that_stood_still_reads_before_it_looks_at_its_timers(
+    changed: Callable[[Callable[[Lines], None]], Path],
+) -> None:
+    """However long: a timer that the tape shows behind the messages rings behind them."""
+    rang: list[float] = []
+
+    def stand_still(lines: Lines) -> None:
+        at = _first(lines, rang=True)
+        behind = _first(lines[at:], link="provider", dir="in") + at
+        came = {"t": lines[at]["t"] + 5.0, "link": "provider", "dir": "in", "kind": "text"}
+        later = lines[at]["t"] + 5.001
+        rang.append(later)
+        lines[at:] = [
+            came | {"data": lines[behind]["data"]},
+            {"t": later, "rang": True},
+            {"t": later + 0.1, "lost": 1},
+        ]
+
+    replayed, passes = played_again(changed(stand_still))
+
+    assert replayed.problems == []
+    assert [played.t for played in passes if played.cause is None and played.t > rang[0] - 4] == (
+        [played.t for played in passes if played.t == rang[0]]
+    )
+
+
 def test_a_model_that_the_call_does_not_ask_for_is_told(
     changed: Callable[[Callable[[Lines], None]], Path],
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gateway.errors import ConnectError
+from gateway.errors import ConnectError, TapeError
 from gateway.realtime import Listener
 from gateway.tape.stage import Clockwork, Stage
 
@@ -46,6 +46,27 @@ def test_timers_ring_in_order_when_they_are_told_to() -> None:
     assert on_stage(scene()) == ["first", "second"]
 
 
+def test_timers_ring_apart_and_once() -> None:
+    """Those that are wanted; one that sets itself anew rings next time, the others wait."""
+
+    async def scene() -> list[str]:
+        loop, rang = clockwork(), list[str]()
+
+        def again() -> None:
+            rang.append("again")
+            loop.call_later(0.0, again)
+
+        loop.call_later(1.0, again)
+        loop.call_later(1.0, rang.append, "other")
+        loop.now = 2.0
+        loop.ring(lambda callback: callback is again)
+        loop.ring(lambda callback: callback is again)
+        loop.ring(lambda callback: callback is not again)
+        return rang
+
+    assert on_stage(scene()) == ["again", "again", "other"]
+
+
 def test_rest_lets_tasks_go_as_far_as_they_can() -> None:
     """A task that sleeps has come to rest; when its timer rings it goes on."""
 
@@ -80,7 +101,7 @@ def test_tasks_that_never_rest_are_an_error() -> None:
             loop.call_soon(again)
 
         again()
-        with pytest.raises(RuntimeError, match="does not come to rest"):
+        with pytest.raises(TapeError, match="does not come to rest"):
             await loop.rest()
 
     on_stage(scene())
@@ -89,7 +110,7 @@ def test_tasks_that_never_rest_are_an_error() -> None:
 def test_a_link_clogs_once_it_took_so_much() -> None:
     """As on the tape: behind so many messages of this pass, on this link."""
     stage = Stage()
-    stage.expect([("provider", 2, True), ("provider", 3, False)])
+    stage.expect([("provider", 2, "clogged"), ("provider", 3, "freed")])
 
     clogged = []
     for link, message in (
@@ -108,6 +129,18 @@ def test_a_link_clogs_once_it_took_so_much() -> None:
         ("provider", "two"),
         ("provider", "three"),
     ]
+
+
+def test_a_socket_that_is_closed_takes_nothing() -> None:
+    """From where the tape says so, and until the model is dialled anew."""
+    stage = Stage()
+    stage.expect([("realtime", 1, "shut")])
+    stage.realtime.send("taken")
+    with pytest.raises(ConnectionResetError):
+        stage.realtime.send("lost")
+    stage.provider.send("another socket")
+
+    assert stage.sent == [("realtime", "taken"), ("provider", "another socket")]
 
 
 def test_links_tell_whoever_listens() -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from itertools import chain, repeat
 from typing import Final
 from zlib import crc32
 
@@ -24,7 +25,9 @@ MOST_LINES: Final = 40
 MOST_MATCHED: Final = 500
 
 _LONG = re.compile(r"[A-Za-z0-9+/=]{49,}")
-_MOST_CHARS = 300
+_MOST_CHARS: Final = 300
+# Shown of what is alike, before the place where two long messages differ.
+_CHARS_BEFORE: Final = 100
 _PEERS: Final = {"provider": "to the provider", "realtime": "to the model"}
 # Of one stretch of sound: how many marks stand in it depends on when the deltas came.
 _SOUND: Final = frozenset({"media", "mark", "input_audio_buffer.append", "audio", "MARK_MEDIA"})
@@ -45,9 +48,8 @@ class Difference:
     def __str__(self) -> str:
         shown = "\n".join(self.lines[:MOST_LINES])
         more = len(self.lines) - MOST_LINES
-        return f"at {self.t:.6f} s, {self.where}\n{shown}" + (
-            f"\n  ... {more} lines more" if more > 0 else ""
-        )
+        parts = (f"at {self.t:.6f} s, {self.where}", shown, f"  ... {more} lines more" * (more > 0))
+        return "\n".join(filter(None, parts))
 
 
 @dataclass(slots=True)
@@ -136,8 +138,10 @@ def _diff_lines(expected: Sequence[Sent], came: Sequence[Sent]) -> Iterator[str]
         if tag == "equal":
             yield from (f"  {_shown(sent)}" for sent in expected[a0:a1])
         else:
-            yield from (f"- {_shown(sent)}" for sent in expected[a0:a1])
-            yield from (f"+ {_shown(sent)}" for sent in came[b0:b1])
+            starts = list(map(_start, expected[a0:a1], came[b0:b1]))
+            for sign, side in (("-", expected[a0:a1]), ("+", came[b0:b1])):
+                pairs = zip(side, chain(starts, repeat(0)), strict=False)
+                yield from (f"{sign} {_shown(sent, start)}" for sent, start in pairs)
 
 
 def _matched(
@@ -148,10 +152,8 @@ def _matched(
     What is alike at both ends is set aside: the rest is short, unless the two have nothing to do
     with one another; then it is one difference.
     """
-    most = min(len(was), len(is_now))
-    head = next((n for n in range(most) if was[n] != is_now[n]), most)
-    most -= head
-    tail = next((n for n in range(most) if was[-1 - n] != is_now[-1 - n]), most)
+    head = _alike(was, is_now)
+    tail = _alike(was[:head:-1], is_now[:head:-1])
     a1, b1 = len(was) - tail, len(is_now) - tail
     if head:
         yield "equal", 0, head, 0, head
@@ -165,17 +167,31 @@ def _matched(
         yield "equal", a1, len(was), b1, len(is_now)
 
 
-def _shown(sent: Sent) -> str:
+def _start(was: Sent, is_now: Sent) -> int:
+    """From which character on to show two messages, so that their difference can be seen."""
+    texts = [_LONG.sub(_digested, text) for _, text in (was, is_now) if isinstance(text, str)]
+    same = _alike(*texts) if len(texts) == 2 else 0  # noqa: PLR2004  # both are text
+    return max(0, same - _CHARS_BEFORE) if same > _MOST_CHARS - _CHARS_BEFORE else 0
+
+
+def _alike(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
+    """How many are the same at the beginning."""
+    both = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(both) if a != b), min(len(one), len(other)))
+
+
+def _shown(sent: Sent, start: int = 0) -> str:
     link, message = sent
-    return f"{_PEERS.get(link, link)}: {shortened(message)}"
+    return f"{_PEERS.get(link, link)}: {shortened(message, start)}"
 
 
-def shortened(message: str | bytes) -> str:
-    """One line of a message; sound becomes its length and checksum."""
+def shortened(message: str | bytes, start: int = 0) -> str:
+    """One line of a message, from this character on; sound becomes its length and checksum."""
     if isinstance(message, bytes):
         return f"<{len(message)} bytes, {crc32(message):08x}>"
     text = _LONG.sub(_digested, message)
-    return text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}..."
+    shown = text[start : start + _MOST_CHARS]
+    return "..." * bool(start) + shown + "..." * (len(text) > start + _MOST_CHARS)
 
 
 def _digested(found: re.Match[str]) -> str:

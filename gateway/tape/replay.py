@@ -436,7 +436,8 @@ class _Replay:
         if came != expected:
             self._note(f"the call ended otherwise: expected {expected}; came {came}")
         elif self._asides != self._stage.asides:
-            self._note(f"lines: expected {self._asides}; came {self._stage.asides}")
+            was, is_now = (", ".join(told) for told in (self._asides, self._stage.asides))
+            self._note(f"dialled and closed otherwise: expected {was}; came {is_now}")
 
     async def _leave(self) -> None:
         """A call that the tape left in the middle is left there too."""

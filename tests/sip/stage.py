@@ -56,8 +56,8 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage() -> AsyncIterator[Stage]:
-    """Open a parrot and a gateway that asks a PBX for its password."""
+async def open_stage(**environ: str) -> AsyncIterator[Stage]:
+    """Open a parrot and a gateway that asks a PBX for its password, with more settings if given."""
     simulator = await start_simulator(SimulatorOptions())
     try:
         settings = load_settings(
@@ -71,6 +71,7 @@ async def open_stage() -> AsyncIterator[Stage]:
                 "AZURE_OPENAI_DEPLOYMENT_NAME": "gpt-realtime",
                 "AZURE_OPENAI_API_KEY": "made-up",
             }
+            | environ
         )
         async with open_gateway(settings) as running:
             stage = Stage(running, simulator)

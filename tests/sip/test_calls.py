@@ -1,6 +1,7 @@
 """Real phone calls through the gateway: what the caller hears, what the model hears."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from gateway.audio.compare import correlation_per_second
 from gateway.audio.wav import read_wav
 from gateway.events import BargedIn, CallEnded, DtmfEntered, FirstAudioSent, ItemPlayed
+from gateway.tape.judge import judge, tapes_at
 from tests.sip.conftest import StartPbx, StartPhone
 from tests.sip.pbx import Extension
 from tests.sip.phone import RATE_HZ
@@ -103,6 +105,36 @@ async def test_a_caller_interrupts(
     assert greeting.heard_ms < greeting.received_ms
     assert min(before) > 0.99
     assert max(after, default=0.0) < 0.5
+
+
+async def test_a_call_through_a_real_pbx_is_replayed_a_hundred_times(
+    start_pbx: StartPbx, start_phone: StartPhone, tmp_path: Path
+) -> None:
+    """Interrupted, keys pressed: the same bytes each time, at the call's own speed as at any."""
+    async with open_stage(GATEWAY_TAPE_DIR=str(tmp_path)) as stage:
+        pbx = await start_pbx(stage.pbx_options(Extension("706")))
+        phone = await start_phone(_pause(_INTO_GREETING_S) + read_wav(_WORDS, RATE_HZ))
+        await phone.call("706", pbx.sip_port)
+        await stage.wait_for(BargedIn, 1, timeout_s=10)
+        await phone.press("7#")
+        await stage.wait_for(DtmfEntered, 2, timeout_s=5)
+        await stage.wait_for(ItemPlayed, 2, timeout_s=10)
+        await phone.hang_up()
+        await stage.wait_for(CallEnded, 1, timeout_s=5)
+
+    (tape,) = tapes_at([tmp_path])
+    verdicts = await asyncio.to_thread(lambda: [judge(tape) for _ in range(100)])
+    began = time.monotonic()
+    at_its_speed = await asyncio.to_thread(
+        judge, tape, wait_until=lambda t: time.sleep(max(0.0, began + t - time.monotonic()))
+    )
+    assert [str(found) for found in verdicts[0].found.differences] == []
+    assert at_its_speed.is_same
+    assert {verdict.replayed.digest for verdict in (*verdicts, at_its_speed)} == {
+        verdicts[0].replayed.digest
+    }
+    assert verdicts[0].replayed.is_whole
+    assert verdicts[0].replayed.messages > 300
 
 
 async def test_keys_reach_the_call(

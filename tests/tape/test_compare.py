@@ -63,6 +63,20 @@ def test_passes_that_have_nothing_in_common_are_one_difference() -> None:
     assert lines[-1].startswith('  to the model: {"type":"response.cancel"}')
 
 
+def test_long_messages_are_shown_from_where_they_differ() -> None:
+    """The beginning of a session's options says nothing about the tool at their end."""
+    exact = Exact()
+    words = "word " * 200
+    was, is_now = (("realtime", f"{words}tool {name} and {words}") for name in ("one", "two"))
+    exact.watch(played([was, CLEAR], [is_now, CLEAR]))
+
+    first, second, _ = exact.found.differences[0].lines
+    assert first.startswith("- to the model: ...")
+    assert "tool one" in first
+    assert second == first.replace("one", "two").replace("-", "+", 1)
+    assert len(first) < 330
+
+
 def test_equal_passes_are_no_difference() -> None:
     """Nor is text that was masked on tape, where the same mask makes it equal."""
     exact = Exact(lambda link, text: text.replace("4711", "9999") if link == "realtime" else text)

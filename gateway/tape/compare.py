@@ -28,6 +28,7 @@ _LONG = re.compile(r"[A-Za-z0-9+/=]{49,}")
 _MOST_CHARS: Final = 300
 # Shown of what is alike, before the place where two long messages differ.
 _CHARS_BEFORE: Final = 100
+_TRUNCATE: Final = "conversation.item.truncate"
 _PEERS: Final = {"provider": "to the provider", "realtime": "to the model"}
 # Of one stretch of sound: how many marks stand in it depends on when the deltas came.
 _SOUND: Final = frozenset({"media", "mark", "input_audio_buffer.append", "audio", "MARK_MEDIA"})
@@ -211,6 +212,7 @@ class _Kind(msgspec.Struct):
     command: str = ""
     media: _Media | None = None
     audio: str = ""
+    audio_end_ms: int = 0
 
 
 def kind_of(message: str | bytes) -> str:
@@ -247,6 +249,8 @@ class _Run:
     kind: str
     t: float
     audio_bytes: int = 0
+    # What the model is told was heard.
+    heard_ms: int = 0
 
 
 class Shape:
@@ -287,6 +291,8 @@ def _extend(runs: list[_Run], t: float, message: str | bytes) -> None:
         runs.append(_Run(kind, t))
     if kind == "sound":
         runs[-1].audio_bytes += _audio_bytes(message)
+    elif kind == _TRUNCATE and isinstance(message, str):
+        runs[-1].heard_ms = _read(message).audio_end_ms
 
 
 def _differences(
@@ -301,13 +307,12 @@ def _differences(
             yield Difference(at, where, lines)
             continue
         for was, is_now in zip(expected[a0:a1], came[b0:b1], strict=True):
-            if abs(was.audio_bytes - is_now.audio_bytes) > tolerance_ms * per_ms:
+            sound_ms = (was.audio_bytes - is_now.audio_bytes) / per_ms
+            if max(abs(sound_ms), abs(was.heard_ms - is_now.heard_ms)) > tolerance_ms:
                 lines = (*_listed("- ", [was], per_ms), *_listed("+ ", [is_now], per_ms))
                 yield Difference(was.t, where, lines)
 
 
 def _listed(prefix: str, runs: Iterable[_Run], per_ms: int) -> list[str]:
-    return [
-        f"{prefix}{run.kind}" + (f", {run.audio_bytes / per_ms:.0f} ms" if run.audio_bytes else "")
-        for run in runs
-    ]
+    lengths = ((run, run.audio_bytes / per_ms or run.heard_ms) for run in runs)
+    return [f"{prefix}{run.kind}" + (f", {ms:.0f} ms" if ms else "") for run, ms in lengths]

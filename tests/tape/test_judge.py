@@ -1,11 +1,18 @@
 """A verdict on a whole tape: the same, or where it is not."""
 
 import gzip
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 import pytest
 
+from gateway.audio import compiled, resample
 from gateway.errors import TapeError
+from gateway.events import AppendAudio, SendMark
 from gateway.tape.judge import judge, tapes_at
 from gateway.voice import Voice
 
@@ -40,6 +47,83 @@ def test_a_changed_order_is_named(call_on_tape: Path, monkeypatch: pytest.Monkey
     assert "the call was active and" in first
     assert '- to the provider: {"event":"clear"' in first
     assert not judge(call_on_tape, is_exact=False).is_same
+
+
+def _later(ms: int) -> Callable[[Any], Any]:
+    return lambda truncate: lambda item, index, end_ms: truncate(item, index, end_ms + ms)
+
+
+def _without_the_fifth(is_it: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """A translator that forgets one command."""
+
+    def forgetful(send: Any) -> Any:
+        count = itertools.count(1)
+        return lambda self, command: (
+            [] if is_it(command) and next(count) == 5 else send(self, command)
+        )
+
+    return forgetful
+
+
+def _with_tracing(send: Any) -> Any:
+    return lambda self, command: [
+        text.replace(b'"session":{', b'"session":{"tracing":"auto",')
+        for text in send(self, command)
+    ]
+
+
+def _half_lead(options: Any) -> Any:
+    return lambda head: replace(options(head), lead_ms=options(head).lead_ms // 2)
+
+
+def _louder(taps: Any) -> Any:
+    return lambda up, down: taps(up, down) * 1.001
+
+
+def _forget_filters() -> None:
+    for made_once in (resample.low_pass, resample._bank, compiled._filter):
+        made_once.cache_clear()
+
+
+PROTOCOL, TWILIO = "gateway.realtime.protocol.RealtimeProtocol", "gateway.providers.twilio"
+CHANGES: dict[str, tuple[str, Callable[[Any], Any], str, bool]] = {
+    "heard 1 ms more": ("gateway.voice.TruncateItem", _later(1), '"audio_end_ms":', False),
+    "heard 1 s more": ("gateway.voice.TruncateItem", _later(1000), "truncate", True),
+    "no truncate": ("gateway.voice.Voice._is_to_truncate", lambda _: lambda *_: False, "- ", True),
+    "a frame forgotten": (
+        f"{PROTOCOL}.send",
+        _without_the_fifth(lambda command: isinstance(command, AppendAudio)),
+        '- to the model: {"type":"input_audio_buffer.append"',
+        False,
+    ),
+    "a mark forgotten": (
+        f"{TWILIO}.TwilioStream.send",
+        _without_the_fifth(lambda command: isinstance(command, SendMark)),
+        '- to the provider: {"event":"mark"',
+        False,
+    ),
+    "another option": (f"{PROTOCOL}.send", _with_tracing, '"tracing":"auto"', False),
+    "half the lead": ("gateway.tape.replay.options_of", _half_lead, '{"event":"media"', True),
+    "a louder resampler": ("gateway.audio.resample._prototype", _louder, '{"event":"media"', False),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_named(call_on_tape: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Each in words for engineers; the shape tolerates a little sound, and no other message."""
+    target, change, words, is_shape_changed = CHANGES[name]
+    owner, attribute = resolve_name(target.rpartition(".")[0]), target.rpartition(".")[2]
+    monkeypatch.setattr(owner, attribute, change(getattr(owner, attribute)))
+    _forget_filters()
+    try:
+        exact, shape = judge(call_on_tape), judge(call_on_tape, is_exact=False)
+    finally:
+        monkeypatch.undo()
+        _forget_filters()
+
+    assert not exact.is_same
+    assert any(words in str(found) for found in exact.found.differences)
+    assert shape.is_same is not is_shape_changed, [str(found) for found in shape.found.differences]
 
 
 def test_a_tape_that_is_not_whole_is_compared_as_far_as_it_goes(

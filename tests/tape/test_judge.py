@@ -2,18 +2,25 @@
 
 import gzip
 import itertools
+import json
+import random
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.audio import compiled, resample
 from gateway.errors import TapeError
 from gateway.events import AppendAudio, SendMark
 from gateway.tape.judge import judge, tapes_at
+from gateway.tape.shrink import load
 from gateway.voice import Voice
 
 
@@ -160,3 +167,111 @@ def test_tapes_are_found_in_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(TapeError, match="no tape in this folder"):
         list(tapes_at([tmp_path / "empty"]))
+
+
+_ABSURD: tuple[Any, ...] = (1e308, -1, 0, 2**63, 10**30, "", "x", None, [], {}, True, "\0" * 9, 1_000_000.0)
+_NAMES = ("t", "link", "dir", "kind", "data", "began", "hang_up", "rang", "lost", "end", "cut")
+_WORDS = ("in", "out", "provider", "realtime", "opened", "refused", "freed", "clogged", "closed")
+
+
+def _spoilt(lines: list[bytes], chance: random.Random) -> bytes:
+    """A tape that was cut, bent, mixed up or filled with nonsense."""
+    at, other = chance.randrange(len(lines)), chance.randrange(len(lines))
+    match chance.randrange(6):
+        case 0:
+            return b"".join(lines)[: chance.randrange(sum(map(len, lines)))]
+        case 1:
+            raw = bytearray(b"".join(lines))
+            raw[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+            return bytes(raw)
+        case 2:
+            lines[at], lines[other] = lines[other], lines[at]
+        case 3:
+            lines[at:at] = lines[other : other + 1] * 50
+        case 4:
+            rest = lines[1:]
+            chance.shuffle(rest)
+            lines[1:] = rest
+        case _:
+            place = members = json.loads(lines[at])
+            place = members["settings"]["call"] if "settings" in members else members
+            place[chance.choice((*place, *_NAMES))] = chance.choice((*_ABSURD, *_WORDS))
+            lines[at] = json.dumps(members).encode() + b"\n"
+    return b"".join(lines)
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=40, deadline=None)
+def test_a_bad_tape_is_a_difference_or_one_clear_line(
+    call_on_tape: Path, chance: random.Random
+) -> None:
+    """Whatever was done to it: no traceback, no hang."""
+    lines = call_on_tape.read_bytes().splitlines(keepends=True)[:500]
+    if chance.random() < 0.5:
+        lines = lines[:60]
+    with tempfile.TemporaryDirectory() as folder:
+        bad = Path(folder) / "bad.jsonl"
+        bad.write_bytes(_spoilt(lines, chance))
+        for play in (judge, partial(judge, is_exact=False), load):
+            try:
+                play(bad)
+            except TapeError as error:
+                assert str(error).startswith(str(bad))  # noqa: PT017  # most do not raise
+                assert "\n" not in str(error)  # noqa: PT017  # as above
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (
+            {"t": 9000.0, "link": "pigeon", "dir": "in", "kind": "text", "data": "x"},
+            "pigeon in text",
+        ),
+        (
+            {"t": 9000.0, "link": "realtime", "dir": "in", "kind": "text"},
+            "realtime in text: nothing",
+        ),
+        (
+            {"t": 9000.0, "link": "provider", "dir": "in", "kind": "opened"},
+            "provider in opened: not",
+        ),
+        ({"t": 9000.0, "hang_up": "boredom"}, "nobody hangs up because of 'boredom'"),
+        ({"t": 9000.0, "began": True}, "the call was begun before"),
+        ({"t": 0.0, "link": "provider", "dir": "in", "kind": "closed"}, "lines are out of order"),
+        (
+            {"t": 9000.0, "link": "provider", "dir": "in", "kind": "binary", "data": "é"},
+            "binary data that is not base64",
+        ),
+    ],
+)
+def test_a_line_that_no_call_has_is_named(
+    call_on_tape: Path, tmp_path: Path, line: dict[str, object], complaint: str
+) -> None:
+    """The file, the moment, and what is wrong."""
+    bad = tmp_path / "bad.jsonl"
+    lines = call_on_tape.read_bytes().splitlines(keepends=True)[:200]
+    bad.write_bytes(
+        b"".join([*lines, json.dumps(line).encode() + b"\n", b'{"t": 9001, "rang": true}\n'])
+    )
+
+    with pytest.raises(TapeError, match=complaint) as raised:
+        judge(bad)
+    assert str(raised.value).startswith(f"{bad}: at {line['t']:.6f} s: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("frame_ms", 0), ("lead_ms", 10**12), ("idle_s", -1.0), ("prompts", {"apology": 10**12})],
+)
+def test_settings_that_no_call_has_are_named(
+    call_on_tape: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    """Instead of a call that takes all memory, or never comes to an end."""
+    first, rest = call_on_tape.read_bytes().split(b"\n", 1)
+    head = json.loads(first)
+    head["settings"]["call"][name] = value
+    bad = tmp_path / "bad.jsonl"
+    bad.write_bytes(json.dumps(head).encode() + b"\n" + rest)
+
+    with pytest.raises(TapeError, match=f"settings of the call on tape: {name}: "):
+        judge(bad)

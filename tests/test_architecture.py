@@ -140,8 +140,10 @@ ROOMS = {
     "tape.shelf": _room("", (_IO - {"os", "threading"}) | _DICE | _WIRE),
     "tape.sounds": _room("", _IO | _CLOCK | _DICE),
     "tape.reading": _room("errors realtime tape tape.sounds", (_IO | _CLOCK | _DICE)),
-    "tape.passes": _room("tape.reading", _PURE),
-    "tape.stage": _room("realtime", (_IO - {"asyncio"}) | _CLOCK | _DICE | _WIRE),
+    "tape.passes": _room("errors tape.reading", _PURE),
+    "tape.stage": _room(
+        "errors realtime tape.passes", (_IO - {"asyncio"}) | _CLOCK | _DICE | _WIRE
+    ),
     "tape.replay": _room(
         "audio.* bridge call errors events providers providers.table realtime.protocol shipped"
         " tape.passes tape.reading tape.sounds tape.stage",

@@ -35,6 +35,8 @@ from gateway.tape.stage import Clockwork, Sent, Stage
 
 # A timer may ring so late on a busy machine; one that is later is missing on the tape.
 LATEST_TIMER_S: Final = 1.0
+# A sleep may end so early: some event loops (uvloop) count whole milliseconds.
+EARLIEST_TIMER_S: Final = 0.005
 # More than a call of days has; what a forged tape holds beyond is not kept.
 MOST_FACTS: Final = 500_000
 MOST_PROBLEMS: Final = 100
@@ -154,7 +156,7 @@ def options_of(head: Head) -> CallOptions:
     try:
         _check_numbers(call)
         sounds = {
-            name: _own_prompt(head, name, int(size)) or _prompt(name, int(size))
+            name: _own_prompt(head, name, _bounded(name, size)) or _prompt(name, size)
             for name, size in prompts.items()
         }
         fields: dict[str, Any] = call | {"prompts": {}}
@@ -162,6 +164,12 @@ def options_of(head: Head) -> CallOptions:
     except (msgspec.ValidationError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise TapeError(f"settings of the call on tape: {error}") from None
     return dataclasses.replace(options, prompts=sounds)
+
+
+def _bounded(name: str, size_bytes: int) -> int:
+    if not 0 <= size_bytes <= MOST_PROMPT_BYTES:
+        raise ValueError(f"prompts: {name} of {size_bytes} bytes")
+    return size_bytes
 
 
 def _own_prompt(head: Head, name: str, size_bytes: int) -> bytes:
@@ -184,13 +192,7 @@ def _check_numbers(call: Mapping[str, Any]) -> None:
 
 @lru_cache(maxsize=16)
 def _prompt(name: str, size_bytes: int) -> bytes:
-    """The shipped recording if it is as long as the one on tape; else silence of that length.
-
-    Raises:
-        ValueError: nobody has such a recording.
-    """
-    if not 0 <= size_bytes <= MOST_PROMPT_BYTES:
-        raise ValueError(f"prompts: {name} of {size_bytes} bytes")
+    """The shipped recording if it is as long as the one on tape; else silence of that length."""
     if name in PROMPTS:
         pcm = read_wav(shipped_sound(PROMPTS[name]), PROMPT_HZ)
         if len(pcm) == size_bytes:
@@ -297,10 +299,12 @@ class _Replay:
             self._late = None
             await self._ring_aside()
 
-    async def _ring_aside(self, is_wanted: Callable[..., bool] = lambda _: True) -> None:
+    async def _ring_aside(
+        self, is_wanted: Callable[..., bool] = lambda _: True, early_s: float = 0.0
+    ) -> None:
         """Timers ring that have no pass on the tape."""
         self._stage.expect([])
-        self._loop.ring(is_wanted)
+        self._loop.ring(is_wanted, early_s)
         await self._rest()
         self._show(Pass(self._loop.now, None), [])
 
@@ -337,7 +341,7 @@ class _Replay:
             raise TapeError(f"dials and closes more than {MOST_ASIDES} times")
         if len(self._asides) > len(self._stage.asides):
             self._loop.now = max(self._loop.now, line.t)
-            await self._ring_aside(lambda callback: not self._is_alarm(callback))
+            await self._ring_aside(lambda callback: not self._is_alarm(callback), EARLIEST_TIMER_S)
 
     def _is_alarm(self, callback: Callable[..., object]) -> bool:
         """Whether this is the call's own alarm, each ring of which is on the tape."""

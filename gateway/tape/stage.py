@@ -69,10 +69,12 @@ class Clockwork(asyncio.SelectorEventLoop):
             heapq.heappop(timers)
         return timers[0][0] if timers else None
 
-    def ring(self, is_wanted: Callable[[Callable[..., object]], bool] = _all) -> None:
-        """Let those ring that are due now and whose callback is wanted, each once."""
+    def ring(
+        self, is_wanted: Callable[[Callable[..., object]], bool] = _all, early_s: float = 0.0
+    ) -> None:
+        """Let those ring that are due now, or so soon, and whose callback is wanted, each once."""
         due: list[_Timer] = []
-        while (at := self.next_timer()) is not None and at <= self.now:
+        while (at := self.next_timer()) is not None and at <= self.now + early_s:
             due.append(heapq.heappop(self._timers))
         for timer in due:
             _, _, handle, callback, args = timer

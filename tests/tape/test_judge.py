@@ -169,7 +169,21 @@ def test_tapes_are_found_in_folders(tmp_path: Path) -> None:
         list(tapes_at([tmp_path / "empty"]))
 
 
-_ABSURD: tuple[Any, ...] = (1e308, -1, 0, 2**63, 10**30, "", "x", None, [], {}, True, "\0" * 9, 1_000_000.0)
+_ABSURD: tuple[Any, ...] = (
+    1e308,
+    -1,
+    0,
+    2**63,
+    10**30,
+    "",
+    "x",
+    None,
+    [],
+    {},
+    True,
+    "\0" * 9,
+    1_000_000.0,
+)
 _NAMES = ("t", "link", "dir", "kind", "data", "began", "hang_up", "rang", "lost", "end", "cut")
 _WORDS = ("in", "out", "provider", "realtime", "opened", "refused", "freed", "clogged", "closed")
 

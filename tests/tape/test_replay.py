@@ -199,6 +199,30 @@ def test_a_loop_that_stood_still_reads_before_it_looks_at_its_timers(
     assert told == [played.t for played in passes if "pressed the keys" in str(played.came)]
 
 
+def test_a_redial_may_be_a_moment_early(
+    changed: Callable[[Callable[[Lines], None]], Path],
+) -> None:
+    """An event loop that counts whole milliseconds ends a sleep before its time."""
+
+    def refuse_first(lines: Lines) -> None:
+        at = _first(lines, kind="opened")
+        t = lines[at]["t"]
+        how = {"result": "429", "can_retry": True, "retry_after_s": 0.5}
+        lines[at:] = [
+            lines[at] | {"kind": "refused"} | how,
+            lines[_first(lines, kind="dialled")] | {"t": t + 0.4996},
+            lines[at] | {"t": t + 0.6},
+            lines[at + 1] | {"t": t + 0.6},
+            {"t": t + 0.7, "lost": 1},
+        ]
+
+    replayed, passes = played_again(changed(refuse_first))
+
+    assert replayed.problems == []
+    assert "session.update" in str(passes[-1].came)
+    assert passes[-1].came == passes[-1].expected
+
+
 def test_a_model_that_the_call_does_not_ask_for_is_told(
     changed: Callable[[Callable[[Lines], None]], Path],
 ) -> None:

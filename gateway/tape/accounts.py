@@ -56,7 +56,8 @@ def accounts_of(path: str | Path) -> Accounts:
         try:
             replayed = replay(tape, bookkeeper.watch, lambda _: bookkeeper.look())
         except (TapeError, RuntimeError) as error:
-            return Accounts(problem=f"this version cannot replay the tape: {error}")
+            why = str(error).removeprefix(f"{path}: ")
+            return Accounts(problem=f"this version cannot replay the tape: {why}")
     bookkeeper.look()
     accounts = Accounts(bookkeeper.accounts(), replayed.facts, bookkeeper.differences)
     _close(accounts)

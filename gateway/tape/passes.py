@@ -52,7 +52,8 @@ Step = Pass | Aside | Stop
 def steps(lines: Iterable[Line]) -> Iterator[Step]:
     """The steps of a tape, in order; after a ``Stop`` there are none.
 
-    Of a tape that was cut short the last pass is left out: lines of it may be missing.
+    Of a tape that was cut short the last pass is left out, and the last one before a gap: lines of
+    them may be missing.
 
     Raises:
         TapeError: a pass is longer than any call's.
@@ -60,10 +61,13 @@ def steps(lines: Iterable[Line]) -> Iterator[Step]:
     current: Pass | None = None
     for line in lines:
         belongs = current is not None and line.t == current.t and _is_effect(line, within=True)
+        if line.end is None and (line.cut is not None or line.lost):
+            yield Stop(line)
+            return
         if not belongs and current is not None:
             yield current
             current = None
-        if line.end is not None or line.cut is not None or line.lost:
+        if line.end is not None:
             yield Stop(line)
             return
         if line.dir == "out" and line.kind in ASIDES:

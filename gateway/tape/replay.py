@@ -35,6 +35,8 @@ from gateway.tape.stage import Clockwork, Sent, Stage
 
 # A timer may ring so late on a busy machine; one that is later is missing on the tape.
 LATEST_TIMER_S: Final = 1.0
+# Of a longer time without a pass only this much counts: the loop may have stood still in it.
+LONGEST_GAP_S: Final = 0.1
 # A sleep may end so early: some event loops (uvloop) count whole milliseconds.
 EARLIEST_TIMER_S: Final = 0.005
 # More than a call of days has; what a forged tape holds beyond is not kept.
@@ -294,8 +296,10 @@ class _Replay:
         if due is None or due > now or self._result.call is None:
             self._late = None
         elif self._late is None or self._late[0] != due:
-            self._late = due, now
-        elif now - self._late[1] > LATEST_TIMER_S:
+            self._late = due, 0.0
+        elif self._late[1] <= LATEST_TIMER_S:
+            self._late = due, self._late[1] + min(now - self._loop.now, LONGEST_GAP_S)
+        else:
             self._late = None
             await self._ring_aside()
 

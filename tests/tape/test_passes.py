@@ -113,6 +113,15 @@ def test_the_end_and_a_gap_stop_the_replay() -> None:
     assert list(steps((gap, behind, END))) == [Stop(gap)]
 
 
+@pytest.mark.parametrize("gap", [Line(1.0, lost=7), Line(1.0, cut={"max_bytes": 9})])
+def test_the_last_pass_before_a_gap_is_left_out(gap: Line) -> None:
+    """What is missing may be what was sent in it."""
+    assert list(steps((heard(1.0), sent(1.0), heard(2.0), sent(2.0), gap))) == [
+        Pass(1.0, heard(1.0), [sent(1.0)]),
+        Stop(gap),
+    ]
+
+
 def test_the_last_pass_of_a_tape_that_was_cut_short_is_left_out() -> None:
     """Nobody knows what else was sent in it."""
     assert list(steps((heard(1.0), sent(1.0), heard(2.0)))) == [Pass(1.0, heard(1.0), [sent(1.0)])]

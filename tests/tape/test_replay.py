@@ -188,9 +188,11 @@ def test_a_loop_that_stood_still_reads_before_it_looks_at_its_timers(
         late = lines[at]["t"] + 5.0
         told.append(late)
         lines[at:] = [
+            before | {"t": late - 4.999},
             before | {"t": late - 0.001},
             lines[at] | {"t": late},
-            {"t": late + 0.1, "lost": 1},
+            {"t": late + 0.1, "rang": True},
+            {"t": late + 0.2, "lost": 1},
         ]
 
     replayed, passes = played_again(changed(stand_still))
@@ -213,7 +215,8 @@ def test_a_redial_may_be_a_moment_early(
             lines[_first(lines, kind="dialled")] | {"t": t + 0.4996},
             lines[at] | {"t": t + 0.6},
             lines[at + 1] | {"t": t + 0.6},
-            {"t": t + 0.7, "lost": 1},
+            {"t": t + 0.7, "rang": True},
+            {"t": t + 0.8, "lost": 1},
         ]
 
     replayed, passes = played_again(changed(refuse_first))

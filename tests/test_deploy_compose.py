@@ -1,5 +1,6 @@
 """The container image and the demonstration stack, as far as they can be checked without Docker."""
 
+import json
 import os
 import re
 import shutil
@@ -136,6 +137,29 @@ def test_the_dashboards_are_where_grafana_looks() -> None:
     assert (targets[str(home.parent)] / home.name).is_file()
     assert providers
     assert [p for p in providers if p["options"]["path"] not in targets] == []
+
+
+def test_the_dashboards_find_the_runbook() -> None:
+    """What the dashboards link to lies among the files that Grafana serves."""
+    targets = {target: ROOT / source for source, target, _ in _mounts(_services()["grafana"])}
+    for dashboard in sorted((ROOT / "deploy/grafana/dashboards").glob("*.json")):
+        variables = json.loads(dashboard.read_text("utf-8"))["templating"]["list"]
+        (runbook,) = [each["query"] for each in variables if each["name"] == "runbook"]
+        folder, name = f"/usr/share/grafana{runbook}".rsplit("/", 1)
+        assert (targets[folder] / name).is_file()
+
+
+def test_prometheus_has_the_rules_that_its_configuration_names() -> None:
+    """It finds its configuration where it looks by default, and the rules beside it."""
+    mounts = {target: source for source, target, _ in _mounts(_services()["prometheus"])}
+    folder = ROOT / mounts["/etc/prometheus"]
+    config = yaml.safe_load((folder / "prometheus.yml").read_text("utf-8"))
+
+    assert config["rule_files"]
+    assert [name for name in config["rule_files"] if not (folder / name).is_file()] == []
+    (job,) = config["scrape_configs"]
+    (target,) = job["static_configs"][0]["targets"]
+    assert target.partition(":")[0] in _services()
 
 
 def test_the_image_does_not_run_as_root() -> None:

@@ -6,11 +6,12 @@ for, the check that a request comes from our own page, the headers. What is in `
 served as it is, to those who are logged in.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 Role = Literal["viewer", "listener"]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -49,7 +50,7 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who asks: the role, and until when (unix s). ``number`` is unguessable, "" for a bearer."""
+    """Who asks: the role, and until when (unix s). ``number`` is unguessable."""
 
     role: Role
     expires_at: float
@@ -60,5 +61,27 @@ class Session:
         return role in GRANTS[self.role]
 
 
+@dataclass(frozen=True, slots=True)
+class Right:
+    """Tells whoever answers for long whether the session is over by now: expired or logged out."""
+
+    is_over: Callable[[], bool]
+
+
 # Set on every request that reaches the handler of a route.
 SESSION: web.RequestKey[Session] = web.RequestKey("SESSION", Session)
+RIGHT: web.RequestKey[Right] = web.RequestKey("RIGHT", Right)
+
+
+def bearer_of(request: web.Request) -> str | None:
+    """The token in the header; None where there is none: a browser may add others by itself."""
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def who(request: web.Request, session: Session) -> dict[str, str]:
+    """For the log: the role, which login it was (not how to use it), and from where."""
+    login = hashlib.sha256(session.number.encode()).hexdigest()[:8]
+    if bearer_of(request) is not None:
+        login = "script"
+    return {"role": session.role, "login": login, "source": request.remote or ""}

@@ -6,7 +6,6 @@ go. What is shown of ended calls that the roster has forgotten comes from the da
 """
 
 import asyncio
-import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,10 +15,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from gateway.events import AudioFormat, CallBegan, Fact
-from gateway.web import SESSION, Area, Route
+from gateway.web import RIGHT, SESSION, Area, Route, who
 from gateway.web.roster import CallRecord, Roster, details, summary
 from gateway.web.shelf import Shelf, ShelfUnavailable, StoredCall
 from gateway.web.tap import Ear, TappedStream
@@ -272,6 +271,7 @@ class Console:
         if call_id in self.lines:
             raise web.HTTPConflict(text="the call is still going on\n")
         was_known = self.roster.forget(call_id)
+        self.rows.pop(call_id, None)
         if self.shelf is not None:
             try:
                 was_known = await self.shelf.forget(call_id) or was_known
@@ -290,6 +290,8 @@ class Console:
             raise web.HTTPNotFound(text="no whole tape of this call\n")
         response = web.Response(text=page, content_type="text/html", charset="utf-8")
         response.headers["Content-Security-Policy"] = REPORT_POLICY + self.rules.report_policy
+        # A browser shows no sandboxed page that asks for a group of its own (HTML, "navigate").
+        response.headers["Cross-Origin-Opener-Policy"] = "unsafe-none"
         return response
 
     # ------------------------------------------------------------- telling a page
@@ -310,7 +312,7 @@ class Console:
         is_dropped = False
         try:
             await response.prepare(request)
-            await _tell(response, news, every_s, min(VIEW_LIFE_S, self._left_s(request)))
+            await _tell(response, news, every_s, request[RIGHT].is_over)
         except TimeoutError:
             is_dropped = True
             _abort(request)
@@ -321,10 +323,6 @@ class Console:
             self.telling.view_closed(is_dropped=is_dropped)
         return response
 
-    def _left_s(self, request: web.Request) -> float:
-        """How long the session has to live."""
-        return request[SESSION].expires_at - self.clock()
-
     # ------------------------------------------------------------- listening in
 
     async def _listen(self, request: web.Request) -> web.WebSocketResponse:
@@ -334,7 +332,7 @@ class Console:
         ear = Ear()
         async with self._listening(request, tap, ear) as outcome:
             await socket.send_str(forms)
-            outcome["result"] = await _let_hear(request, socket, ear, self._left_s(request))
+            outcome["result"] = await _let_hear(request, socket, ear)
         return socket
 
     def _tap_of(self, call_id: str) -> tuple[TappedStream, str]:
@@ -417,12 +415,7 @@ def _call_id(request: web.Request) -> str:
 
 
 def _who(request: web.Request) -> dict[str, str]:
-    """For the log: the role, which login it was (not how to use it), and from where."""
-    session = request[SESSION]
-    login = hashlib.sha256(session.number.encode()).hexdigest()[:8]
-    if hdrs.AUTHORIZATION in request.headers:
-        login = "script"
-    return {"role": session.role, "login": login, "source": request.remote or ""}
+    return who(request, request[SESSION])
 
 
 def _abort(request: web.Request) -> None:
@@ -431,17 +424,20 @@ def _abort(request: web.Request) -> None:
 
 
 async def _tell(
-    response: web.StreamResponse, news: Callable[[], bytes | None], every_s: float, life_s: float
+    response: web.StreamResponse,
+    news: Callable[[], bytes | None],
+    every_s: float,
+    is_over: Callable[[], bool],
 ) -> None:
-    """Until the life is over.
+    """For ``VIEW_LIFE_S``, or until the right to it is over.
 
     Raises:
         TimeoutError: the page takes nothing.
         ConnectionError: it is gone.
     """
     loop = asyncio.get_running_loop()
-    until, told_at = loop.time() + life_s, loop.time()
-    while (now := loop.time()) < until:
+    until, told_at = loop.time() + VIEW_LIFE_S, loop.time()
+    while (now := loop.time()) < until and not is_over():
         piece = news()
         if piece is None and now - told_at >= ALIVE_EVERY_S:
             await _take(response, b": still here\n\n")
@@ -457,14 +453,12 @@ async def _take(response: web.StreamResponse, piece: bytes) -> None:
         await response.write(piece)
 
 
-async def _let_hear(
-    request: web.Request, socket: web.WebSocketResponse, ear: Ear, life_s: float
-) -> str:
+async def _let_hear(request: web.Request, socket: web.WebSocketResponse, ear: Ear) -> str:
     """Send what the ear gets until somebody has enough; how it ended."""
     gone = asyncio.create_task(_until_closed(socket))
-    hearing = asyncio.create_task(_send_sound(socket, ear))
+    hearing = asyncio.create_task(_send_sound(socket, ear, request[RIGHT].is_over))
     try:
-        await asyncio.wait((gone, hearing), timeout=life_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((gone, hearing), return_when=asyncio.FIRST_COMPLETED)
         result = hearing.result() if hearing.done() else "ended"
     finally:
         for task in (gone, hearing):
@@ -484,9 +478,11 @@ async def _until_closed(socket: web.WebSocketResponse) -> None:
         pass
 
 
-async def _send_sound(socket: web.WebSocketResponse, ear: Ear) -> str:
+async def _send_sound(socket: web.WebSocketResponse, ear: Ear, is_over: Callable[[], bool]) -> str:
     while not ear.is_behind:
         sound = ear.take()
+        if is_over():
+            return "ended"
         if sound:
             try:
                 async with asyncio.timeout(TAKE_S):

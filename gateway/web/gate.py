@@ -71,8 +71,11 @@ class Gate:
             return None
         expires_at, number = _BODY.unpack(body)
         session = Session(role, expires_at, number.hex())
-        is_over = now >= expires_at or session.number in self._ended
-        return None if is_over else session
+        return None if self.is_over(session, now) else session
+
+    def is_over(self, session: Session, now: float) -> bool:
+        """Whether it has expired, or was ended."""
+        return now >= session.expires_at or session.number in self._ended
 
     def end(self, session: Session) -> None:
         """Log out: the session's seal is worth nothing from now on."""

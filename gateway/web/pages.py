@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 from typing import Final, Never
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import structlog
 from aiohttp import hdrs, web
 
 from gateway.logs import SampledLog
-from gateway.web import SESSION, Area, Handler, Role, Route, Session
+from gateway.web import RIGHT, SESSION, Area, Handler, Right, Role, Route, Session, bearer_of, who
 from gateway.web.gate import SESSION_S, Failures, Gate
 
 COOKIE: Final = "gateway_console"
@@ -132,9 +132,9 @@ def _session(reception: _Reception, request: web.Request) -> Session | None:
     Raises:
         HTTPTooManyRequests: this address has tried too many wrong tokens.
     """
-    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    if scheme.lower() == "bearer":
-        return _admitted(reception, request, token.strip())
+    token = bearer_of(request)
+    if token is not None:
+        return _admitted(reception, request, token)
     return reception.gate.open(request.cookies.get(COOKIE, ""), reception.clock())
 
 
@@ -153,18 +153,24 @@ def _admitted(reception: _Reception, request: web.Request, token: str) -> Sessio
 
 def _is_ours(request: web.Request) -> bool:
     """Whether a browser sent this from a page of ours; one that does not say so did not."""
-    origin = urlsplit(request.headers.get(hdrs.ORIGIN, ""))
-    return origin.scheme in {"http", "https"} and origin.netloc == request.host
+    scheme, _, place = request.headers.get(hdrs.ORIGIN, "").partition("://")
+    return scheme in {"http", "https"} and place == request.host
 
 
-def _is_from_script(request: web.Request) -> bool:
-    """A token in the header is nothing that a browser adds by itself."""
-    return hdrs.AUTHORIZATION in request.headers
+def _may_be_a_stranger(request: web.Request) -> bool:
+    """Whether a page that is not ours may have sent a browser here, with our cookie.
+
+    Whatever changes something needs our Origin, and so does a WebSocket, which knows no CORS. For
+    the rest a browser's own word is enough: another port of this host is "same-site", and its
+    pages could make us work, though not read the answer.
+    """
+    if request.method != hdrs.METH_GET or hdrs.UPGRADE in request.headers:
+        return not _is_ours(request)
+    return request.headers.get("Sec-Fetch-Site", "none") not in {"same-origin", "none"}
 
 
-def _needs_origin(request: web.Request) -> bool:
-    """What changes something, or answers to any page in the world: a WebSocket knows no CORS."""
-    return request.method != hdrs.METH_GET or hdrs.UPGRADE in request.headers
+def _is_over(reception: _Reception, session: Session) -> bool:
+    return reception.gate.is_over(session, reception.clock())
 
 
 def _guarded(reception: _Reception, route: Route) -> Handler:
@@ -174,9 +180,10 @@ def _guarded(reception: _Reception, route: Route) -> Handler:
             raise web.HTTPUnauthorized(text="log in first\n")
         if not session.may(route.role):
             raise web.HTTPForbidden(text=f"only for the role {route.role}\n")
-        if _needs_origin(request) and not _is_from_script(request) and not _is_ours(request):
+        if bearer_of(request) is None and _may_be_a_stranger(request):
             raise web.HTTPForbidden(text="not from a page of this host\n")
         request[SESSION] = session
+        request[RIGHT] = Right(functools.partial(_is_over, reception, session))
         return await route.handler(request)
 
     return handle
@@ -267,7 +274,7 @@ async def _login(reception: _Reception, request: web.Request) -> web.Response:
         return _html(_login_text(reception, text), 429)
     if session is None:
         return _html(_login_text(reception, "This is not the console's token."), 401)
-    _log.info("console_login", role=session.role)
+    _log.info("console_login", **who(request, session))
     response = _see(_next_of(reception, request))
     _set_cookie(request, response, reception.gate.seal(session))
     return response

@@ -135,6 +135,15 @@ class _Events:
         raise EOFError
 
 
+async def _is_ended(events: _Events) -> bool:
+    """Whether no more comes, after whatever was on its way."""
+    try:
+        while True:
+            await events.next()
+    except EOFError:
+        return True
+
+
 @asynccontextmanager
 async def _events(scene: _Scene, path: str) -> AsyncIterator[_Events]:
     headers = {"Authorization": f"Bearer {VIEW}"}
@@ -335,6 +344,28 @@ def _question() -> list[bytes]:
 
 def _logged(scene: _Scene, event: str) -> list[EventDict]:
     return [line for line in scene.logs if line["event"] == event]
+
+
+async def test_after_a_logout_nobody_sees_or_hears_any_more(simulator: Simulator) -> None:
+    """What is open ends with the right to it: the call's page, and listening in."""
+    async with _scene(simulator, GATEWAY_LISTEN_IN="1") as scene, scene.call() as (call_id, stream):
+        ours = {"Origin": ops_url_of(scene.running)}
+        async with scene.client.post("/login", data={"token": LISTEN}, headers=ours) as reply:
+            assert reply.status == 200
+        path = f"/console/calls/{call_id}"
+        async with (
+            scene.client.get(f"{path}/live") as page,
+            scene.client.ws_connect(f"{path}/listen", headers=ours) as socket,
+        ):
+            events = _Events(page)
+            await events.next()
+            await scene.client.post("/logout", headers=ours)
+            while (closed := await socket.receive(timeout=5)).type != aiohttp.WSMsgType.CLOSE:
+                pass
+            assert await _is_ended(events)
+        await stream.speak(FRAME)
+        assert closed.data == room.CALL_OVER
+        assert scene.facts.of(CallEnded) == []
 
 
 async def test_a_listener_that_reads_nothing_is_let_go(

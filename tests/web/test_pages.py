@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from multidict import CIMultiDictProxy
 from structlog.testing import capture_logs
 
-from gateway.web import SESSION, Area, Role, Route
+from gateway.web import SESSION, Area, Role, Route, who
 from gateway.web.gate import FAILURES_WITHIN_S, MAX_FAILURES, SESSION_S
 from gateway.web.pages import COOKIE, HEADERS, add_pages
 
@@ -24,6 +24,10 @@ STATIC = resources.files("gateway.web") / "static"
 
 async def _who(request: web.Request) -> web.Response:
     return web.json_response(request[SESSION].role)
+
+
+async def _name(request: web.Request) -> web.Response:
+    return web.json_response(who(request, request[SESSION])["login"])
 
 
 async def _socket(request: web.Request) -> web.WebSocketResponse:
@@ -39,6 +43,7 @@ AREA = Area(
     "login.html",
     (
         Route("GET", "/calls/data", _who),
+        Route("GET", "/calls/name", _name),
         Route("POST", "/calls/change", _who),
         Route("GET", "/calls/live", _socket),
         Route("GET", "/calls/ear", _who, "listener"),
@@ -179,6 +184,18 @@ async def test_wrong_bearers_are_counted_too(pages: _Pages) -> None:
     assert (await pages.ask("GET", "/calls/data", Authorization="Bearer x"))[0] == 429
 
 
+async def test_a_login_is_told_with_the_name_that_its_deeds_bear(pages: _Pages) -> None:
+    """Which login, and from where; of no use to whoever reads the log."""
+    with capture_logs() as logs:
+        cookie = await pages.cookie()
+    (line,) = (line for line in logs if line["event"] == "console_login")
+    name = (await pages.ask("GET", "/calls/name", cookie))[2]
+
+    assert (line["role"], line["source"]) == ("viewer", "127.0.0.1")
+    assert f'"{line["login"]}"' == name
+    assert line["login"] not in cookie
+
+
 async def test_a_login_expires(pages: _Pages) -> None:
     """A stale cookie is no cookie."""
     cookie = await pages.cookie()
@@ -252,6 +269,32 @@ async def test_a_page_of_somebody_else_can_change_nothing(pages: _Pages, origin:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(pages.url + "/calls/live", headers=headers)
     assert refused.value.status == 403
+
+
+async def test_what_a_browser_adds_by_itself_is_no_token(pages: _Pages) -> None:
+    """A password for a proxy in front of us comes with requests of strangers, too."""
+    cookie = await pages.cookie()
+    headers = {"Origin": "http://evil.example", "Authorization": "Basic b3BlcmF0b3I6cHc="}
+
+    assert (await pages.ask("POST", "/calls/change", cookie, **headers))[0] == 403
+    headers["Origin"] = pages.url
+    assert (await pages.ask("POST", "/calls/change", cookie, **headers))[0] == 200
+
+
+@pytest.mark.parametrize("site", ["same-site", "cross-site"])
+async def test_a_page_of_somebody_else_cannot_make_us_work(pages: _Pages, site: str) -> None:
+    """Another port of this host is the same site, and gets the cookie: reports cost something."""
+    cookie = await pages.cookie()
+
+    assert (await pages.ask("GET", "/calls/data", cookie, Sec_Fetch_Site=site))[0] == 403
+    for ours in ("same-origin", "none"):
+        assert (await pages.ask("GET", "/calls/data", cookie, Sec_Fetch_Site=ours))[0] == 200
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://]/", "https://", "http://", "://", "x"])
+async def test_an_origin_that_is_none_is_refused(pages: _Pages, origin: str) -> None:
+    """Without a word in the log about an error of ours."""
+    assert (await pages.ask("POST", "/login", "", VIEW, Origin=origin))[0] == 403
 
 
 async def test_our_own_page_can(pages: _Pages) -> None:

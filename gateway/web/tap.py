@@ -60,6 +60,7 @@ class TappedStream:
     def __init__(self, stream: Provider) -> None:
         self._stream = stream
         self._ears: tuple[Ear, ...] = ()
+        self._is_over = False
         # The stream's own, until somebody listens.
         self.receive = stream.receive
         self.send = stream.send
@@ -84,6 +85,7 @@ class TappedStream:
 
     def add(self, ear: Ear) -> None:
         """Somebody listens from now on."""
+        ear.is_over = self._is_over
         self._ears += (ear,)
         self._switch()
 
@@ -93,7 +95,8 @@ class TappedStream:
         self._switch()
 
     def end(self) -> None:
-        """The call is over."""
+        """The call is over, also for who comes late."""
+        self._is_over = True
         for ear in self._ears:
             ear.is_over = True
 

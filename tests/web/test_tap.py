@@ -137,6 +137,16 @@ def test_the_end_is_told() -> None:
     assert pieces(ear.take()) == [(CALLER, b"last")]
 
 
+def test_who_comes_after_the_end_is_told_so() -> None:
+    """The call ended while the listener's socket was being opened."""
+    tap = TappedStream(Stream())
+    tap.end()
+    ear = Ear()
+    tap.add(ear)
+
+    assert ear.is_over
+
+
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=60), st.integers(10, 2000))
 def test_a_slow_listener_holds_no_more_than_its_bound(payloads: list[bytes], limit: int) -> None:
     """Within the bound everything is there, in order; beyond it there is nothing, and it shows."""

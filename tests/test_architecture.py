@@ -187,11 +187,13 @@ ROOMS = {
     "web.softphone": _room("errors events settings web", _IO - {"aiohttp"} | _CLOCK | _DICE),
     "web.pages": _room("logs web web.gate", _IO - {"aiohttp", "structlog", "urllib"} | _DICE),
     "web.shelf": _room("errors", _PURE),
-    "web.reports": _room("", (_IO - {"os", "subprocess", "threading"}) | _CLOCK | _DICE | _WIRE),
+    "web.reports": _room(
+        "errors", (_IO - {"asyncio", "os", "subprocess", "threading"}) | _CLOCK | _DICE | _WIRE
+    ),
     "web.roster": _room("events logs", _PURE - {"msgspec"}),  # structs, no wire
     "web.tap": _room("events providers", _PURE),
     "web.console": _room(
-        "events web web.roster web.shelf web.tap",
+        "events web web.reports web.roster web.shelf web.tap",
         (_IO - {"aiohttp", "asyncio", "structlog"}) | _DICE,
     ),
     "web.building": _room(

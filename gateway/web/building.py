@@ -13,7 +13,7 @@ from gateway.errors import SettingsError
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.web.console import Console, Rules
-from gateway.web.reports import reporter
+from gateway.web.reports import Reports
 from gateway.web.shelf import Shelf
 
 # Where calls are kept without GATEWAY_DATABASE_URL, below the user's home.
@@ -41,7 +41,7 @@ def build_console(
     rules = Rules(
         may_listen=settings.listen_in,
         keeps_words=settings.calls_transcripts,
-        report=reporter(Path(settings.tape_dir), _unmade) if settings.tape_dir else None,
+        report=_reports(Path(settings.tape_dir), stack).page if settings.tape_dir else None,
         report_policy=_report_policy(),
         note=note,
     )
@@ -52,6 +52,12 @@ def _report_policy() -> str:
     from gateway.tape.report import content_security_policy  # noqa: PLC0415  # brings replay along
 
     return content_security_policy()
+
+
+def _reports(folder: Path, stack: AsyncExitStack) -> Reports:
+    reports = Reports(folder, _unmade)
+    stack.callback(reports.close)
+    return reports
 
 
 def _unmade(why: str) -> None:

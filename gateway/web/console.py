@@ -8,9 +8,10 @@ go. What is shown of ended calls that the roster has forgotten comes from the da
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -19,6 +20,7 @@ from aiohttp import web
 
 from gateway.events import AudioFormat, CallBegan, Fact
 from gateway.web import RIGHT, SESSION, Area, Route, who
+from gateway.web.reports import ReportsBusy
 from gateway.web.roster import CallRecord, Roster, details, summary
 from gateway.web.shelf import Shelf, ShelfUnavailable, StoredCall
 from gateway.web.tap import Ear, TappedStream
@@ -87,14 +89,14 @@ class Rules:
     """What the settings say.
 
     ``may_listen``: calls can be listened to. ``keeps_words``: transcripts go into the database.
-    ``report``: makes the report of a call's tape, in a thread; None where there is none.
+    ``report``: makes the report of a call's tape, or raises ``ReportsBusy``; None = no tapes.
     ``report_policy``: what such a page may load and run (Content-Security-Policy). ``note``: said
     at the top of the page, "" for nothing.
     """
 
     may_listen: bool = False
     keeps_words: bool = False
-    report: Callable[[str], str | None] | None = None
+    report: Callable[[str], Awaitable[bytes | None]] | None = None
     report_policy: str = "default-src 'none'"
     note: str = ""
 
@@ -285,10 +287,14 @@ class Console:
     async def _tape(self, request: web.Request) -> web.Response:
         call_id = _call_id(request)
         report = self.rules.report
-        page = await asyncio.to_thread(report, call_id) if report else None
+        try:
+            page = await report(call_id) if report else None
+        except ReportsBusy:
+            text = "too many wait for a report; try again in a minute\n"
+            raise web.HTTPServiceUnavailable(text=text, headers={"Retry-After": "60"}) from None
         if page is None:
             raise web.HTTPNotFound(text="no whole tape of this call\n")
-        response = web.Response(text=page, content_type="text/html", charset="utf-8")
+        response = web.Response(body=BytesIO(page), content_type="text/html", charset="utf-8")
         response.headers["Content-Security-Policy"] = REPORT_POLICY + self.rules.report_policy
         # A browser shows no sandboxed page that asks for a group of its own (HTML, "navigate").
         response.headers["Cross-Origin-Opener-Policy"] = "unsafe-none"

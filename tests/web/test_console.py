@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from gateway.events import CallBegan, CallEnded, StateChanged, TurnAnswered
 from gateway.shipped import shipped_sound
 from gateway.simulator.server import Simulator
 from gateway.web import console as room
+from gateway.web.reports import ReportsBusy
 from gateway.web.roster import Roster
 from gateway.web.tap import AGENT, CALLER, EAR_BYTES
 from tests.postgres import postgres
@@ -487,6 +488,30 @@ async def test_a_call_that_goes_on_is_not_erased(simulator: Simulator) -> None:
         status, _, _ = await scene.ask("DELETE", f"/console/calls/{call_id}")
 
     assert status == 409
+
+
+async def test_a_report_is_a_page_that_reaches_nothing(simulator: Simulator) -> None:
+    """In a sandbox, with its own policy; whoever comes while too many wait is told so."""
+
+    async def report(call_id: str) -> bytes | None:
+        if call_id == "busy":
+            raise ReportsBusy
+        return b"<!doctype html>" * 100_000 if call_id == "taped" else None
+
+    async with _scene(simulator) as scene:
+        console = scene.running.gateway.console
+        assert console is not None
+        console.rules = replace(console.rules, report=report)
+        status, headers, body = await scene.ask("GET", "/console/calls/taped/tape")
+        none, _, _ = await scene.ask("GET", "/console/calls/plain/tape")
+        busy, when, _ = await scene.ask("GET", "/console/calls/busy/tape")
+
+    assert (status, none, busy, when["Retry-After"]) == (200, 404, 503, "60")
+    assert body == "<!doctype html>" * 100_000
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert headers["Content-Security-Policy"].startswith("sandbox allow-scripts; ")
+    # With another one a browser refuses to show a page in a sandbox.
+    assert headers["Cross-Origin-Opener-Policy"] == "unsafe-none"
 
 
 @pytest.mark.parametrize("call_id", ["nobody", "..%2F..%2Fetc", "%00", "x" * 65, "<b>"])

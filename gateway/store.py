@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -29,12 +30,14 @@ from sqlalchemy import (
     Text,
     create_engine,
     delete,
+    event,
     func,
     insert,
     or_,
     select,
 )
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from gateway.errors import GatewayError
@@ -140,6 +143,8 @@ class CallStore:
         self._engine = _engine(url)
         self._waiting: deque[StoredCall] = deque()
         self._lock = threading.Lock()
+        # Held while calls that waited become rows.
+        self._writing = threading.Lock()
         self._news = threading.Event()
         self._is_stopping = threading.Event()
         self._is_up: bool | None = None
@@ -189,7 +194,22 @@ class CallStore:
         Raises:
             ShelfUnavailable: the database does not answer.
         """
-        return await self._read(lambda connection: _forget(connection, call_id))
+        was_waiting = self._drop(call_id)
+        return await self._read(lambda connection: self._erase(connection, call_id)) or was_waiting
+
+    def _drop(self, call_id: str) -> bool:
+        """Let a call that still waits not be written; whether there was one."""
+        with self._lock:
+            staying = [call for call in self._waiting if call.call_id != call_id]
+            was_waiting = len(staying) < len(self._waiting)
+            if was_waiting:
+                self._waiting = deque(staying)
+        return was_waiting
+
+    def _erase(self, connection: Connection, call_id: str) -> bool:
+        # Not while it is being written: it would be back.
+        with self._writing:
+            return _forget(connection, call_id)
 
     async def _read(self, query: Callable[[Connection], _Answer]) -> _Answer:
         if self._reading >= MAX_READERS:
@@ -255,7 +275,7 @@ class CallStore:
             while self._waiting:
                 self._write_batch()
             self._tidy()
-        except (SQLAlchemyError, OSError, NewerSchema) as error:
+        except Exception as error:  # noqa: BLE001  # a writer that dies would keep nothing any more
             self._tell_lost(error)
             return False
         self._tell_back()
@@ -285,14 +305,15 @@ class CallStore:
 
     def _write_batch(self) -> None:
         """The first ones that wait; they wait until they are written."""
-        with self._lock:
-            batch = [self._waiting[i] for i in range(min(BATCH, len(self._waiting)))]
-        try:
-            self._write(batch)
-        except DataError:
-            for call in batch:
-                self._write_alone(call)
-        self._remove(batch)
+        with self._writing:
+            with self._lock:
+                batch = list(islice(self._waiting, BATCH))
+            try:
+                self._write(batch)
+            except DataError:
+                for call in batch:
+                    self._write_alone(call)
+            self._remove(batch)
         self._tell_back()
 
     def _write(self, batch: Sequence[StoredCall]) -> None:
@@ -367,10 +388,20 @@ def _engine(url: URL) -> Engine:
                 "options": "-c statement_timeout=10000 -c lock_timeout=5000",
                 "tcp_user_timeout": 10000,
                 "application_name": "voice-gateway",
+                # Whatever the server's own is: what does not fit there is refused, call by call.
+                "client_encoding": "utf8",
             },
         }
     # One for the writer, one for the reader; a connection that died is found out before its use.
-    return create_engine(url, pool_pre_ping=True, pool_size=2, max_overflow=0, **more)
+    engine = create_engine(url, pool_pre_ping=True, pool_size=2, max_overflow=0, **more)
+    if url.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _erase_for_good)
+    return engine
+
+
+def _erase_for_good(connection: DBAPIConnection, _record: object) -> None:
+    """SQLite leaves what is deleted in the file, where it was not built to overwrite it."""
+    connection.cursor().execute("PRAGMA secure_delete = ON")
 
 
 def _make_private_file(url: URL) -> None:

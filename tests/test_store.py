@@ -1,11 +1,12 @@
 """Calls that ended, in SQLite and a real PostgreSQL: kept, found, tidied, never waited for."""
 
 import asyncio
+import sqlite3
 import stat
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +113,55 @@ async def test_a_call_can_be_erased(tmp_path: Path) -> None:
         assert await stage.store.forget("ab-1")
         assert not await stage.store.forget("ab-1")
         assert await stage.store.details("ab-1") is None
+
+
+async def test_a_call_that_was_erased_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still waited for the database when it was erased; the others are written."""
+    monkeypatch.setattr(room, "READ_S", 0.2)
+    with store_at(sqlite(tmp_path)) as stage:
+        stage.store.put(call(0))
+        assert await written(stage, 1)
+        with closing(sqlite3.connect(tmp_path / "state/calls.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            stage.store.put(call(1))
+            assert await happens(lambda: bool(stage.heard.lost))
+            with pytest.raises(ShelfUnavailable):
+                await stage.store.forget("ab-1")
+        stage.store.put(call(2))
+    with store_at(sqlite(tmp_path)) as stage:
+        assert await happens(lambda: stage.heard.back == 1)
+        kept = await stage.store.latest(9)
+
+    assert sorted(kept) == ['{"call_id":"ab-0"}', '{"call_id":"ab-2"}']
+
+
+async def test_a_call_is_erased_while_the_database_is_away(tmp_path: Path) -> None:
+    """Whoever asks is told that older calls were not looked for; this one is never written."""
+    (tmp_path / "state").write_text("a file where the folder should be")
+    with store_at(sqlite(tmp_path)) as stage:
+        stage.store.put(call(1))
+        assert await happens(lambda: bool(stage.heard.lost))
+        with pytest.raises(ShelfUnavailable):
+            await stage.store.forget("ab-1")
+        (tmp_path / "state").unlink()
+        stage.store.put(call(2))
+        assert await written(stage, 1)
+        assert await stage.store.latest(9) == ['{"call_id":"ab-2"}']
+
+
+async def test_nothing_of_an_erased_call_is_left_in_the_file(tmp_path: Path) -> None:
+    """Not even where SQLite keeps room for the next one."""
+    with store_at(sqlite(tmp_path)) as stage:
+        stage.store.put(call(1, details='"' + "my card is 4111 " * 2000 + '"'))
+        assert await written(stage, 1)
+        assert b"4111" in (tmp_path / "state/calls.db").read_bytes()
+        assert await stage.store.forget("ab-1")
+        with stage.store._engine.connect() as connection:
+            assert connection.scalar(text("PRAGMA secure_delete")) == 1
+
+    assert b"4111" not in (tmp_path / "state/calls.db").read_bytes()
 
 
 async def test_calls_outlive_the_process(tmp_path: Path) -> None:
@@ -296,6 +346,22 @@ async def test_one_bad_call_keeps_no_other_out(
         stage.store.put(call(61, details="\0"))
         stage.store.put(call(62))
         assert await happens(lambda: stage.heard.outcomes.total() == 3)
+
+    assert stage.heard.outcomes == {"ok": 2, "failed": 1}
+
+
+@pytest.mark.xdist_group("postgres")
+async def test_a_database_that_knows_few_letters_keeps_the_other_calls(server: Postgres) -> None:
+    """What it has no letters for is counted as refused, and the next call is written."""
+    server.query("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    with store_at(server.url.removesuffix("postgres") + "latin") as stage:
+        stage.store.put(call(70, details='"gr\u00fc\u00df"'))
+        stage.store.put(call(71, details='"\U0001f600"'))
+        stage.store.put(call(72))
+        assert await happens(lambda: stage.heard.outcomes.total() == 3)
+        assert await stage.store.details("ab-70") == '"gr\u00fc\u00df"'
+        with pytest.raises(ShelfUnavailable):
+            await stage.store.latest(9, "\U0001f600")
 
     assert stage.heard.outcomes == {"ok": 2, "failed": 1}
 

@@ -15,7 +15,7 @@ back the marks that are out), ``hangup``.
 
 import base64
 import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -97,11 +97,14 @@ class SoftphoneDoor:
 # ------------------------------------------------------------- messages on the wire
 
 
+_Value = str | int | float | bool | None
+
+
 class _StartBody(msgspec.Struct, rename="camel"):
     call_id: str
     agent: str = ""
-    # Checked where agents are known; here it is any object.
-    overrides: dict[str, Any] = {}
+    # Checked where agents are known; here it is any object of values and of tables of values.
+    overrides: dict[str, _Value | dict[str, _Value]] = {}
 
 
 class _Start(msgspec.Struct, tag_field="event", tag="start"):

@@ -46,9 +46,19 @@ CALL_OVER, TOO_SLOW = 4000, 4008
 REPORT_POLICY: Final = "sandbox allow-scripts; frame-ancestors 'none'; "
 MAX_MADE_ROWS: Final = 4 * MAX_ROWS
 _NOTHING: Final = msgspec.Raw(b"null")
+_NO_DATABASE: Final = "the database does not answer\n"
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _log: Final = structlog.get_logger("gateway")
 _json: Final = msgspec.json.Encoder()
+
+
+class _Taped(msgspec.Struct):
+    """Of a call in the database, what matters here."""
+
+    has_tape: bool = False
+
+
+_taped: Final = msgspec.json.Decoder(_Taped).decode
 
 
 class Telling(Protocol):
@@ -216,12 +226,18 @@ class Console:
         record = self.roster.get(call_id)
         if record is not None:
             return _data(self._page(request, record, 0))
-        if self.shelf is not None:
-            with suppress(ShelfUnavailable):
-                kept = await self.shelf.details(call_id)
-                if kept is not None:
-                    return _data({**self._frame(), "call": msgspec.Raw(kept.encode())})
-        raise web.HTTPNotFound(text="no such call\n")
+        kept = await self._kept_call(call_id)
+        if kept is None:
+            raise web.HTTPNotFound(text="no such call\n")
+        has_report = _taped(kept).has_tape and self.rules.report is not None
+        return _data({**self._frame(), "call": msgspec.Raw(kept), "has_report": has_report})
+
+    async def _kept_call(self, call_id: str) -> bytes | None:
+        try:
+            kept = await self.shelf.details(call_id) if self.shelf else None
+        except ShelfUnavailable:
+            raise web.HTTPServiceUnavailable(text=_NO_DATABASE) from None
+        return None if kept is None else kept.encode()
 
     def _page(self, request: web.Request, record: CallRecord, since: int) -> dict[str, Any]:
         line = self.lines.get(record.call_id)
@@ -278,7 +294,7 @@ class Console:
             try:
                 was_known = await self.shelf.forget(call_id) or was_known
             except ShelfUnavailable:
-                raise web.HTTPServiceUnavailable(text="the database does not answer\n") from None
+                raise web.HTTPServiceUnavailable(text=_NO_DATABASE) from None
         if not was_known:
             raise web.HTTPNotFound(text="no such call\n")
         _log.info("call_erased", call_id=call_id, **_who(request))

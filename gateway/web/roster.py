@@ -292,14 +292,16 @@ class _CallBook:
         self.record = record
         self._items: dict[str, Line] = {}
         self._last_number = 0
+        self._at_s = 0.0
         # Of all lines: summed up for each word of the agent it would cost more than the word.
         self._chars = 0
         # When the caller's turn ended whose words have yet to come.
         self._turn_ended_s: float | None = None
 
     def note(self, fact: Fact, now: float) -> None:
-        at_s = round(now - self.record.began_at, 3)
-        _NOTES[type(fact)](self, fact, at_s)
+        # A clock that is set back must not bring what follows before what was.
+        self._at_s = max(self._at_s, round(now - self.record.began_at, 3))
+        _NOTES[type(fact)](self, fact, self._at_s)
 
     def began(self, fact: CallBegan, _at_s: float) -> None:
         record = self.record

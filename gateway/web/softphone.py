@@ -125,7 +125,7 @@ class _Wish(msgspec.Struct):
 async def _wish(request: web.Request) -> _Wish:
     try:
         return msgspec.json.decode(await request.read(), type=_Wish)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise web.HTTPBadRequest(text="not what the page sends\n") from None
 
 

@@ -84,6 +84,8 @@ def test_a_start_says_whom_to_call_and_how() -> None:
         {"callId": "c1", "agent": "Big Boss"},
         {"callId": "c1", "overrides": "all"},
         {"callId": "c1", "overrides": None},
+        {"callId": "c1", "overrides": {"voice": ["ash"]}},
+        {"callId": "c1", "overrides": {"turn_detection": {"threshold": {"deep": 1}}}},
     ],
 )
 def test_a_bad_start_is_none(start: dict[str, Any]) -> None:

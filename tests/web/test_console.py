@@ -22,6 +22,7 @@ from gateway.simulator.server import Simulator
 from gateway.web import console as room
 from gateway.web.reports import ReportsBusy
 from gateway.web.roster import Roster
+from gateway.web.shelf import ShelfUnavailable, StoredCall
 from gateway.web.tap import AGENT, CALLER, EAR_BYTES
 from tests.postgres import postgres
 from tests.running import (
@@ -462,6 +463,50 @@ async def test_ended_calls_outlive_the_gateway(simulator: Simulator, tmp_path: P
     assert page["call"]["lines"] == []
     assert (erased, again, gone) == (204, 404, 404)
     assert b"Hello" not in (tmp_path / "calls.db").read_bytes()
+
+
+async def test_a_kept_call_leads_to_its_report(simulator: Simulator) -> None:
+    """Also after a restart, when the database is all that knows of it; if that answers."""
+
+    async def report(_call_id: str) -> bytes | None:
+        return b"page"
+
+    async with _scene(simulator) as scene:
+        console = scene.running.gateway.console
+        assert console is not None
+        console.rules = replace(console.rules, report=report)
+        console.shelf = _Shelf({"a-1": '{"has_tape":true}', "a-2": '{"has_tape":false}'})
+        taped, plain = [await scene.data(f"/console/calls/{call_id}") for call_id in ("a-1", "a-2")]
+        away, _, body = await scene.ask("GET", "/console/calls/away")
+        none, _, _ = await scene.ask("GET", "/console/calls/none")
+
+    assert (taped["has_report"], plain["has_report"]) == (True, False)
+    assert taped["call"] == {"has_tape": True}
+    assert (away, body, none) == (503, "the database does not answer\n", 404)
+
+
+@dataclass
+class _Shelf:
+    """What a database has of calls, by id; for "away" it does not answer."""
+
+    known: dict[str, str]
+
+    def put(self, call: StoredCall) -> None:
+        """Nothing is kept."""
+
+    async def latest(self, _limit: int, _text: str = "") -> list[str]:
+        """Nobody asks."""
+        return []
+
+    async def details(self, call_id: str) -> str | None:
+        """As it was put there."""
+        if call_id == "away":
+            raise ShelfUnavailable
+        return self.known.get(call_id)
+
+    async def forget(self, call_id: str) -> bool:
+        """Erase."""
+        return self.known.pop(call_id, None) is not None
 
 
 async def test_words_are_kept_where_the_operator_says_so(

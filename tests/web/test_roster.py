@@ -112,6 +112,19 @@ def test_words_stand_where_they_were_spoken() -> None:
     ]
 
 
+def test_a_clock_that_is_set_back_changes_no_order() -> None:
+    """What follows does not stand before what was."""
+    roster = Roster()
+    for now, fact in ((1000.0, BEGAN), (1005.0, CallerSpoke("One.")), (400.0, CallerSpoke("Two."))):
+        roster.observe("c-1", fact, now)
+    roster.observe("c-1", ENDED, 402.0)
+    record = roster.get("c-1")
+
+    assert record is not None
+    assert [(line.at_s, line.text) for line in record.lines] == [(5.0, "One."), (5.0, "Two.")]
+    assert record.ended_at == 1005.0
+
+
 def test_said_is_not_heard() -> None:
     """Words are open until they were played; then heard and unheard are apart."""
     roster = Roster()

@@ -366,7 +366,10 @@ async def test_what_cannot_be_changed_is_refused(
     assert [key for key, _ in body["problems"]] == [field]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"overrides":7}'])
+DEEP = b'{"overrides":{"voice":' + b"[" * 50_000 + b"]" * 50_000 + b"}}"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"overrides":7}', DEEP])
 async def test_a_body_that_no_page_sends_is_refused(
     opened: tuple[Running, Facts], body: bytes
 ) -> None:

@@ -21,6 +21,8 @@ const REASONS = {
   internal_error: "Our own fault",
 };
 const SLOW_S = 1.5;
+const MAX_SHOWN = 200; // ended calls in the list
+const MAX_ROWS = 1000; // calls that are remembered
 
 const rows = new Map(); // what is known of each call, by its id
 const items = new Map(); // its entry in a list
@@ -129,7 +131,7 @@ function showList() {
   shown.sort((a, b) => b.began_at - a.began_at);
   const lists = [shown.filter((row) => row.ended_at === null), shown.filter((row) => row.ended_at !== null)];
   arrange(at("now"), lists[0]);
-  arrange(at("lately"), lists[1].slice(0, 200));
+  arrange(at("lately"), lists[1].slice(0, MAX_SHOWN));
   put(at("now-count"), String(lists[0].length));
   show(at("now-none"), lists[0].length === 0);
   show(at("lately-none"), lists[1].length === 0);
@@ -199,8 +201,20 @@ function watchList() {
     if (isFirst) forgetLive(frame.calls);
     isFirst = false;
     for (const row of frame.calls) rows.set(row.call_id, row);
+    forgetOld();
     showList();
   };
+}
+
+// A page that stays open for weeks must not keep every call of them.
+function forgetOld() {
+  if (rows.size <= MAX_ROWS) return;
+  const ended = [...rows.values()].filter((row) => row.ended_at !== null && !found?.has(row.call_id));
+  ended.sort((a, b) => b.began_at - a.began_at);
+  for (const row of ended.slice(MAX_SHOWN)) {
+    rows.delete(row.call_id);
+    items.delete(row.call_id);
+  }
 }
 
 // After a gap: what was going on then and is not known now has ended without our knowledge.
@@ -216,8 +230,16 @@ function status(className, words) {
 
 // ------------------------------------------------------------------ one call
 
+function chosen() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return ""; // nobody's id
+  }
+}
+
 function choose() {
-  const id = decodeURIComponent(location.hash.slice(1));
+  const id = chosen();
   if (!id || ["now", "main"].includes(id)) return leave();
   if (call && call.call_id === id) return;
   leave();
@@ -240,7 +262,7 @@ async function open(id) {
   at("split").classList.add("has-call");
   show(at("choose"), false);
   const reply = await fetch(`/console/calls/${encodeURIComponent(id)}`);
-  if (decodeURIComponent(location.hash.slice(1)) !== id) return;
+  if (chosen() !== id) return;
   if (reply.status === 401) return location.assign("/login?next=/console");
   show(at("call"), true);
   if (!reply.ok) {
@@ -248,7 +270,8 @@ async function open(id) {
     put(at("call-title"), "Not known");
     put(at("call-id"), id);
     at("facts").replaceChildren();
-    return complain("No such call is known here: it may be too old, or erased.");
+    if (reply.status === 404) return complain("No such call is known here: it may be too old, or erased.");
+    return complain("The database does not answer: this call cannot be shown at the moment.");
   }
   showPage(await reply.json());
   at("call-title").focus({ preventScroll: true });
@@ -440,8 +463,12 @@ at("erase").addEventListener("click", async () => {
 at("listen").addEventListener("click", async () => {
   if (ear) return ear.stop();
   at("listen").disabled = true;
+  const id = call.call_id;
   try {
-    ear = await listenIn(call.call_id, showLevels, showEnd);
+    const mine = await listenIn(id, showLevels, showEnd);
+    // Another call was chosen meanwhile.
+    if (!call || call.call_id !== id) return mine.stop();
+    ear = mine;
     showListening(true);
     put(at("ears-text"), "You hear both sides. The log says that you listen.");
   } catch {

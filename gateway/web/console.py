@@ -347,10 +347,13 @@ class Console:
 
     # ------------------------------------------------------------- listening in
 
-    async def _listen(self, request: web.Request) -> web.WebSocketResponse:
+    async def _listen(self, request: web.Request) -> web.StreamResponse:
         tap, forms = self._tap_of(_call_id(request))
         socket = web.WebSocketResponse(heartbeat=10.0, compress=False, max_msg_size=1024)
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:
+            return web.Response()  # to nobody: the page has gone already
         ear = Ear()
         async with self._listening(request, tap, ear) as outcome:
             await socket.send_str(forms)

@@ -198,6 +198,42 @@ async def test_somebody_listens_in(tmp_path: Path) -> None:
     assert not watched.complaints
 
 
+async def test_who_turns_to_another_call_does_not_hear_the_one_before(tmp_path: Path) -> None:
+    """Not even when listening had only just been asked for: the page shows the other call."""
+    async with _scene(tmp_path) as scene:
+        watched = await scene.page()
+        page = watched.page
+        callers = [scene.phone(f"+1555010000{number}") for number in range(2)]
+        await expect(page.locator("#now li")).to_have_count(2)
+        await page.click("#now li:nth-child(1) a")
+        await expect(page.locator("#listen")).to_be_visible()
+        await page.evaluate(ASK_AND_TURN)
+        await expect(page.locator("#listen")).to_be_enabled()
+        await expect(page.locator("#listen")).to_have_attribute("aria-pressed", "false")
+        await expect(page.locator("#ears")).to_be_hidden()
+        assert await _nobody_listens(scene)
+        # An address that is none is no reason to stop either.
+        await page.evaluate("() => { location.hash = '#%'; }")
+        await expect(page.locator("#choose")).to_be_visible()
+        await scene.end(*callers)
+
+    assert not watched.complaints
+
+
+ASK_AND_TURN = """() => {
+    document.querySelector("#listen").click();
+    document.querySelector("#now li:nth-child(2) a").click();
+}"""
+
+
+async def _nobody_listens(scene: _Scene) -> bool:
+    for _ in range(100):
+        if await metric(scene.running, "gateway_listeners") == 0:
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
 @pytest.mark.parametrize(
     ("width", "scheme"), [("desktop", "dark"), ("phone", "light"), ("phone", "dark")]
 )

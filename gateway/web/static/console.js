@@ -465,10 +465,9 @@ at("listen").addEventListener("click", async () => {
   at("listen").disabled = true;
   const id = call.call_id;
   try {
-    const mine = await listenIn(id, showLevels, showEnd);
-    // Another call was chosen meanwhile.
-    if (!call || call.call_id !== id) return mine.stop();
-    ear = mine;
+    // Another call may be chosen meanwhile.
+    ear = await listenIn(id, showLevels, showEnd, () => call !== null && call.call_id === id);
+    if (!ear) return;
     showListening(true);
     put(at("ears-text"), "You hear both sides. The log says that you listen.");
   } catch {

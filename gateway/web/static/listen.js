@@ -44,10 +44,14 @@ export function* pieces(buffer) {
 }
 
 // Calls `onLevels` with the loudest sample of each side, ten times a second, and `onEnd` with words
-// once when it is over.
-export async function listenIn(callId, onLevels, onEnd) {
+// once when it is over. Opens nothing, and is null, where `isWanted` is false by then.
+export async function listenIn(callId, onLevels, onEnd, isWanted) {
   const context = new AudioContext({ latencyHint: "interactive" });
   await context.audioWorklet.addModule("/static/listen-worklet.js");
+  if (!isWanted()) {
+    context.close();
+    return null;
+  }
   const node = new AudioWorkletNode(context, "listen", { numberOfInputs: 0, outputChannelCount: [2] });
   node.connect(context.destination);
   node.port.onmessage = ({ data }) => onLevels(data);

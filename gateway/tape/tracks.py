@@ -102,6 +102,7 @@ class Channel:
 
 @dataclass(slots=True)
 class _Frame:
+    number: int
     t: float
     start_s: float
     payload: bytes
@@ -118,8 +119,9 @@ class Arrivals:
     def __init__(self, bytes_per_ms: int) -> None:
         self._bytes_per_s = bytes_per_ms * 1000
         self._frames: deque[_Frame] = deque()
-        # Delays of the frames that wait, and when they came; each is less than those before it.
-        self._least: deque[tuple[float, float]] = deque()
+        # Numbers and delays of frames that wait; each delay is less than those before it.
+        self._least: deque[tuple[int, float]] = deque()
+        self._count = 0
         self._end_s = 0.0
         self._delay_s: float | None = None
 
@@ -132,8 +134,9 @@ class Arrivals:
         delay_s = t - self._end_s
         while self._least and self._least[-1][1] >= delay_s:
             self._least.pop()
-        self._least.append((t, delay_s))
-        self._frames.append(_Frame(t, self._end_s, payload))
+        self._count += 1
+        self._least.append((self._count, delay_s))
+        self._frames.append(_Frame(self._count, t, self._end_s, payload))
         self._end_s += len(payload) / self._bytes_per_s
         yield from self._settled(t - LOOK_AHEAD_S)
 
@@ -145,7 +148,7 @@ class Arrivals:
         while self._frames and self._frames[0].t < until:
             frame = self._frames.popleft()
             yield Placed(frame.start_s + self._delay_of(frame), frame.payload)
-            if self._least and self._least[0][0] <= frame.t and self._frames:
+            if self._least and self._least[0][0] <= frame.number and self._frames:
                 self._least.popleft()
 
     def _delay_of(self, frame: _Frame) -> float:

@@ -111,7 +111,7 @@ async def test_a_call_through_a_real_pbx_is_replayed_a_hundred_times(
     start_pbx: StartPbx, start_phone: StartPhone, tmp_path: Path
 ) -> None:
     """Interrupted, keys pressed: the same bytes each time, at the call's own speed as at any."""
-    async with open_stage(GATEWAY_TAPE_DIR=str(tmp_path)) as stage:
+    async with open_stage(GATEWAY_TAPE_DIR=str(tmp_path), GATEWAY_TAPE_SHARE="1") as stage:
         pbx = await start_pbx(stage.pbx_options(Extension("706")))
         phone = await start_phone(_pause(_INTO_GREETING_S) + read_wav(_WORDS, RATE_HZ))
         await phone.call("706", pbx.sip_port)

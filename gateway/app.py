@@ -5,6 +5,7 @@ import functools
 import itertools
 import secrets
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -85,6 +86,9 @@ PAGE_MESSAGE_BYTES: Final = 256 * 1024
 KEEP_ALIVE_S: Final = 15.0
 REST_TIMEOUT_S: Final = 2.0
 LAG_EVERY_S: Final = 0.25
+# With a thread that writes tapes the event loop gets the interpreter back after this, not after the
+# usual 5 ms, which it would have to wait at each of its system calls.
+TAPE_SWITCH_S: Final = 0.0002
 # Models named in the log because they have no price.
 MAX_UNPRICED: Final = 20
 ANNOUNCEMENT_LIMIT_S: Final = 30.0
@@ -853,6 +857,7 @@ def _tapes(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Tapes
     """The writer of tapes, where tapes are on; it stops last, once all calls have ended."""
     if not settings.tape_dir:
         return None
+    sys.setswitchinterval(TAPE_SWITCH_S)
 
     def ended(end: TapeEnd) -> None:
         metrics.tape_ended(end.result)

@@ -10,6 +10,7 @@ back. A phone that plays late (a jitter buffer) therefore never makes us believe
 Only where marks do not come back at all does the clock alone have to do; that is said once.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -230,10 +231,13 @@ class Playout:
     def _position(self, now: float) -> int:
         """The best estimate of how far the phone has played."""
         start, at = self._anchor
-        limit = self._marks[0][1] if self._marks and not self.marks_are_lost else self._sent
         if now <= at:
-            return min(limit, start)
-        return min(limit, start + int((now - at) * 1000 * self._rate))
+            return min(self._limit(), start)
+        return min(self._limit(), start + int((now - at) * 1000 * self._rate))
+
+    def _limit(self) -> int:
+        """No estimate goes beyond the next mark, nor beyond what was sent."""
+        return self._marks[0][1] if self._marks and not self.marks_are_lost else self._sent
 
     def _ahead(self, now: float) -> int:
         return self._sent - self._position(now)
@@ -378,13 +382,15 @@ class Playout:
         if self._ahead(now) <= 0 and not waits_for_mark:
             self._wake_at = None
             return
-        if waits_for_mark:
-            at = self._overdue_at()
-        else:
-            at = self._due_at(self._sent)
-            if self._queued:
-                at -= self._options.lead_ms / 2000
-        self._wake_at = max(at, now + 0.005)
+        at = self._overdue_at() if waits_for_mark else self._due_at(self._sent)
+        self._wake_at = max(min(at, self._refill_due_at()), now + 0.005)
+
+    def _refill_due_at(self) -> float:
+        """When the clock brings the refill; inf while that waits for a mark, a frame or a word."""
+        position = self._sent - self._refill_at
+        if self._is_paused or self._queued < self._frame or position > self._limit():
+            return math.inf
+        return self._due_at(position)
 
 
 def _whole(size: int, frame: int) -> int:

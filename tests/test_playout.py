@@ -293,6 +293,34 @@ def test_without_marks_the_lead_is_refilled_by_the_clock() -> None:
     assert sum(_sizes_ms(playout.release(0.2))) == 200
 
 
+def test_marks_that_never_come_do_not_let_the_phone_run_dry() -> None:
+    """An answer that came at once, in pieces: until the loss is found, half a lead is ahead."""
+    playout = _playout(lead_ms=5000)
+    for _ in range(200):
+        _add(playout, "item_1", 100, is_done=False)
+        playout.release(0.0)
+    now, ahead_ms = 0.0, []
+    while not playout.marks_are_lost:
+        now = playout.next_timer() or 0.0
+        ahead_ms.append(20_000 - playout.queued_ms() - now * 1000)
+        playout.timer_fired(now)
+        playout.release(now)
+
+    assert now == 2.6
+    assert min(ahead_ms) >= 2400
+
+
+def test_a_full_provider_wakes_nobody_for_a_refill() -> None:
+    """What cannot be sent is no reason to look at the clock."""
+    playout = _playout(has_marks=False)
+    _add(playout, "item_1", 1000)
+    playout.release(0.0)
+    playout.pause()
+    playout.release(0.3)
+
+    assert playout.next_timer() == 0.4
+
+
 def test_marks_that_come_back_are_trusted_again() -> None:
     """A pause of the provider is not held against it."""
     playout = _playout()

@@ -462,11 +462,11 @@ async def test_p21_slow_consumer(open_scene: OpenScene) -> None:
         await until(lambda: scene.is_over(number))
         facts = scene.of_number(number)
 
-    # At most what went by in real time and five seconds of lead, at least what fits into the two
-    # sockets' buffers (some 2 s); the rest never left.
+    # At most what went by in real time and five seconds of lead, at least that lead: no mark comes
+    # back, and the clock refills it.
     (ended,) = (fact for fact in facts if isinstance(fact, CallEnded))
     left_ms = 60_000 - dropped_ms(facts, "down")
-    assert 1000 <= left_ms <= ended.duration_s * 1000 + 5000
+    assert 5000 <= left_ms <= ended.duration_s * 1000 + 5000
     # The simulated model's own copies of a minute of sound are about 12 MiB of this.
     assert grown < 24 * 1024 * 1024
 

@@ -155,7 +155,10 @@ class Scene:
         self._from_model.put(text.encode())
 
     async def answer(self) -> None:
-        """Every so often the caller is heard, and answered with seconds of noise at once."""
+        """Every so often the caller is heard, and answered with seconds of noise at once.
+
+        The loop is timeless (tests/timeless.py): a sleep only says when, and takes no time.
+        """
         while self.loop.time() + TURN_S < self.duration_s:
             await asyncio.sleep(TURN_S / 2)
             ids = {"response_id": f"resp_{self._turns}", "item_id": f"item_{self._turns}"}
@@ -241,6 +244,7 @@ async def _admit(scene: Scene, tape: Tape, bridge: Bridge) -> Call:
 
 
 async def _write(tapes: Tapes) -> None:
+    """Every second of the timeless loop, as the writer's thread would."""
     while True:
         await asyncio.sleep(1.0)
         tapes.write_waiting()

@@ -21,6 +21,9 @@ DASHED, KEY, OURS = "4111-1111-2222-3456", "sk-proj-abcDEF4567890123", "a-passwo
 PLANTED = f"card {CARD}, {DASHED}, call {PHONE} or {NATIONAL}, key {KEY}, Bearer {KEY}x, {OURS}"
 # What a tape must not hold, in whatever way it is cut or escaped.
 DIGITS = re.compile(r"2222|3456|555|9876|4567|sk-proj|of-ours")
+# Ids are drawn by the simulators, now and then with such digits in them.
+DRAWN = re.compile(r'"\w*([iI]d|Sid)\\?": ?\\?"[\w.-]+')
+CLOCK = {"t", "started_at", "unix_offset_s"}
 SOUND = re.compile(r'"(media|input_audio_buffer.append|response\.(output_)?audio\.delta)"')
 # Members that name things: a message without them would be another one.
 KEPT = re.compile(
@@ -121,12 +124,12 @@ def test_a_real_call_leaves_nothing_of_it_and_can_be_replayed(
     lines = lines_of(path)
 
     texts = [
-        json.dumps({k: v for k, v in line.items() if k not in ("t", "started_at", "unix_offset_s")})
+        DRAWN.sub("", json.dumps({key: line[key] for key in line.keys() - CLOCK}))
         for line in lines
         if line.get("kind") != "binary" and not SOUND.search(str(line.get("data")))
     ]
     assert not [text for text in texts if DIGITS.search(text)]
-    assert not DIGITS.search(path.name.partition("Z-")[2])
+    assert path.name.partition("Z-")[2] == f"{lines[0]['call_id']}.jsonl"
     assert any("The caller pressed the keys 111#" in text for text in texts)
     verdict = judge(path)
     assert verdict.is_same, verdict.found.differences

@@ -1,8 +1,10 @@
 """Puts a tape's lines together again as the passes in which the call worked."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from gateway.errors import TapeError
 from gateway.tape.reading import Line
@@ -19,8 +21,7 @@ MOST_LINES: Final = 10_000
 Change = tuple[str, int, str]
 
 
-@dataclass(slots=True)
-class Pass:
+class Pass(Struct):
     """What set the call going at ``t`` (None: a timer), and what it sent then.
 
     ``changes``: a link's name, how many messages it had taken in this pass, what it was then.
@@ -28,8 +29,8 @@ class Pass:
 
     t: float
     cause: Line | None
-    sent: list[Line] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
+    sent: list[Line] = []
+    changes: list[Change] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +61,40 @@ def steps(lines: Iterable[Line]) -> Iterator[Step]:
     """
     current: Pass | None = None
     for line in lines:
-        belongs = current is not None and line.t == current.t and _is_effect(line, within=True)
-        if line.end is None and (line.cut is not None or line.lost):
-            yield Stop(line)
-            return
-        if not belongs and current is not None:
+        if current is not None and line.t == current.t and _is_effect(line, _NOTICED):
+            _add(current, line)
+            continue
+        is_gap = line.end is None and (line.cut is not None or line.lost != 0)
+        if current is not None and not is_gap:
             yield current
-            current = None
-        if line.end is not None:
+        if is_gap or line.end is not None:
             yield Stop(line)
             return
+        current = None
         if line.dir == "out" and line.kind in ASIDES:
             yield Aside(line)
-            continue
-        if current is None:
-            current = Pass(line.t, None if line.rang or _is_effect(line) else line)
-        if belongs or _is_effect(line):
-            _add(current, line)
+        else:
+            current = _begun(line)
 
 
-def _is_effect(line: Line, *, within: bool = False) -> bool:
+def _is_effect(line: Line, kinds: frozenset[str]) -> bool:
     """Whether a pass did this; a link that is free again may also begin one."""
-    is_sent = line.dir == "out" and line.data is not None
-    return is_sent or line.kind in (_NOTICED if within else _SHOWN)
+    return line.kind in kinds if line.data is None else line.dir == "out"
+
+
+def _begun(line: Line) -> Pass:
+    if not _is_effect(line, _SHOWN):
+        return Pass(line.t, None if line.rang else line)
+    begun = Pass(line.t, None)
+    _add(begun, line)
+    return begun
 
 
 def _add(current: Pass, line: Line) -> None:
-    if line.dir == "out":
+    if line.data is not None:
         current.sent.append(line)
     else:
         taken = sum(sent.link == line.link for sent in current.sent)
         current.changes.append((line.link, taken, line.kind))
     if len(current.sent) + len(current.changes) > MOST_LINES:
-        raise TapeError(f"at {line.t:.6f} s: more than {MOST_LINES} lines of one moment")
+        raise TapeError(f"at {current.t:.6f} s: more than {MOST_LINES} lines of one moment")

@@ -1,14 +1,14 @@
-"""Reads tapes, a line at a time: memory is bounded by the longest line, whatever the file is."""
+"""Reads tapes, some lines at a time: the longest line bounds the memory, whatever the file is."""
 
 import gzip
 import io
 import zlib
 from binascii import a2b_base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, BinaryIO, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 
@@ -105,7 +105,7 @@ class Tape:
     """A tape that is open for reading: its ``head``, then its lines, once.
 
     ``is_whole`` is known when all lines were read: whether the last one says how the call ended.
-    A tape that was cut short is read up to its last whole line. ``raw`` is the line read last.
+    A tape that was cut short is read up to its last whole line.
 
     Raises:
         TapeError: no such file, no tape, one of a newer format, or (while reading) a line that is
@@ -115,8 +115,11 @@ class Tape:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.is_whole = False
-        self.raw = b""
         self._number = 0
+        # Lines that were read and not looked at yet, the beginning of one, and the latest lines.
+        self._waiting = self._rest = self._block = b""
+        self._raws: list[bytes] = []
+        self._place = 0
         try:
             self._source = self.path.open("rb")
             self._file = _unpacked(self._source)
@@ -139,22 +142,46 @@ class Tape:
     ) -> None:
         self._source.close()
 
+    @property
+    def raw(self) -> bytes:
+        """The line read last, as it stands in the file."""
+        self._raws = self._raws or self._block.split(b"\n")
+        return self._raws[self._place] + b"\n"
+
     def __iter__(self) -> Iterator[Line]:
-        decode = msgspec.json.Decoder(Line).decode
-        while (raw := self._next_line()) is not None:
+        decoder = msgspec.json.Decoder(Line)
+        while block := self._next_block():
+            self._block, self._raws = block, []
+            for place, line in enumerate(self._decoded(decoder, block)):
+                self._place = place
+                yield line
+                if line.end is not None or line.cut is not None:
+                    self.is_whole = True
+                    self._read()  # a packed file tells at its end whether it is sound
+                    return
+            self._number += self._place + 1
+
+    def _decoded(self, decoder: "msgspec.json.Decoder[Line]", block: bytes) -> Iterable[Line]:
+        """All lines of a block at once; one by one where that tells which one is bad."""
+        try:
+            lines = decoder.decode_lines(block)
+        except _UNREADABLE:
+            return self._one_by_one(decoder, block)
+        return lines if len(lines) == block.count(b"\n") else self._one_by_one(decoder, block)
+
+    def _one_by_one(self, decoder: "msgspec.json.Decoder[Line]", block: bytes) -> Iterator[Line]:
+        for number, raw in enumerate(block.split(b"\n")[:-1], self._number + 1):
             try:
-                line = decode(raw)
+                line = decoder.decode(raw)
             except _UNREADABLE as error:
-                raise self._bad(f"no line of a tape: {error}") from None
+                raise self._bad(f"no line of a tape: {error}", number) from None
             yield line
-            if line.end is not None or line.cut is not None:
-                self.is_whole = True
-                return
 
     def _read_head(self) -> Head:
-        raw = self._next_line()
+        raw, _, self._waiting = self._next_block().partition(b"\n")
+        self._block, self._number = raw + b"\n", 1
         try:
-            version = msgspec.json.decode(raw or b"", type=_Version)
+            version = msgspec.json.decode(raw, type=_Version)
         except _UNREADABLE:
             raise TapeError(f"{self.path}: this is no tape") from None
         if version.tape != FORMAT:
@@ -163,30 +190,41 @@ class Tape:
                 f"{version.gateway}; this gateway reads format {FORMAT}"
             )
         try:
-            return msgspec.json.decode(raw or b"", type=Head)
+            return msgspec.json.decode(raw, type=Head)
         except _UNREADABLE as error:
-            raise self._bad(str(error)) from None
+            raise self._bad(str(error), 1) from None
 
-    def _next_line(self) -> bytes | None:
-        """The next whole line; None at the end, and where the file was cut short."""
-        self._number += 1
+    def _next_block(self) -> bytes:
+        """The next whole lines; none at the end, and where the file was cut short."""
+        if self._waiting:
+            block, self._waiting = self._waiting, b""
+            return block
+        pieces = [self._rest]
+        size = len(self._rest)
+        while piece := self._read():
+            end = piece.rfind(b"\n") + 1
+            if size + (piece.find(b"\n") if end else len(piece)) > MAX_LINE_BYTES:
+                raise self._bad(f"longer than {MAX_LINE_BYTES} bytes", self._number + 1)
+            if end:
+                self._rest = piece[end:]
+                return b"".join((*pieces, piece[:end]))
+            pieces.append(piece)
+            size += len(piece)
+        return b""
+
+    def _read(self) -> bytes:
+        """What comes next, much or little; nothing at the end."""
         try:
-            raw = self._file.readline(MAX_LINE_BYTES + 1)
+            return self._file.read1(_READ_BYTES)
         except EOFError:
-            return None
+            return b""
         except _DAMAGED as error:
-            raise self._bad(f"damaged: {error}") from None
+            raise self._bad(f"damaged: {error}", self._number + 1) from None
         except OSError as error:
             raise TapeError(f"{self.path}: {error.strerror or error}") from None
-        if raw.endswith(b"\n"):
-            self.raw = raw
-            return raw
-        if len(raw) > MAX_LINE_BYTES:
-            raise self._bad(f"longer than {MAX_LINE_BYTES} bytes")
-        return None
 
-    def _bad(self, why: str) -> TapeError:
-        return TapeError(f"{self.path}, line {self._number}: {why}")
+    def _bad(self, why: str, number: int) -> TapeError:
+        return TapeError(f"{self.path}, line {number}: {why}")
 
 
 @contextmanager
@@ -204,9 +242,7 @@ class _Version(msgspec.Struct):
     gateway: str = "?"
 
 
-def _unpacked(source: BinaryIO) -> BinaryIO:
+def _unpacked(source: io.BufferedReader) -> io.BufferedReader | gzip.GzipFile:
     is_packed = source.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     source.seek(0)
-    if not is_packed:
-        return source
-    return io.BufferedReader(gzip.GzipFile(fileobj=source), _READ_BYTES)
+    return gzip.GzipFile(fileobj=source) if is_packed else source

@@ -31,7 +31,7 @@ from gateway.shipped import PROMPT_HZ, PROMPTS, shipped_sound
 from gateway.tape.passes import MOST_LINES, Aside, Pass, Stop, steps
 from gateway.tape.reading import LONGEST_S, Head, Line, Tape, named
 from gateway.tape.sounds import unpacked
-from gateway.tape.stage import Clockwork, Sent, Stage
+from gateway.tape.stage import Clockwork, Sent, Stage, StageLink
 
 # A timer may ring so late on a busy machine; one that is later is missing on the tape.
 LATEST_TIMER_S: Final = 1.0
@@ -59,8 +59,7 @@ _HAPPENINGS: Final[Mapping[str, frozenset[str]]] = {
 _STEPS: Final = frozenset({"frame_ms", "mark_interval_ms", "max_message_bytes"})
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
+class Played(msgspec.Struct, frozen=True):
     """One pass, as it was and as it is now; ``cause`` is None for a timer.
 
     ``call`` is None before the start message was accepted.
@@ -120,7 +119,10 @@ def replay(
             _seldom_collected(),
             asyncio.Runner(loop_factory=Clockwork) as runner,
         ):
-            return runner.run(_Replay(tape, watch, wait_until).play())
+            played = _Replay(tape, watch, wait_until)
+            # The runner writes its task down in words: a result in it would be written down too.
+            runner.run(played.play())
+            return played.result
 
     if not _is_in_a_loop():
         return play()
@@ -214,7 +216,7 @@ class _Replay:
         self._wait_until = wait_until
         self._loop = cast("Clockwork", None)
         self._stage = Stage()
-        self._result = Replayed(tape.head)
+        self.result = Replayed(tape.head)
         self._hash = hashlib.sha256()
         self._asides: list[str] = []
         self._tail: Played | None = None
@@ -222,21 +224,21 @@ class _Replay:
         self._late: tuple[float, float] | None = None
         self._calls = 0
 
-    async def play(self) -> Replayed:
+    async def play(self) -> None:
+        """To the tape's end, or as far as it goes."""
         self._loop = cast("Clockwork", asyncio.get_running_loop())
         self._bridge = self._make_bridge()
         self._set_going(self._bridge.await_start())
         await self._rest()
         for step in steps(self._tape):
             if isinstance(step, Stop):
-                self._result.stopped = step.line
+                self.result.stopped = step.line
                 break
             if isinstance(step, Aside):
                 await self._stand_aside(step.line)
             else:
                 await self._play_pass(step)
         await self._finish()
-        return self._result
 
     def _set_going(self, work: Coroutine[Any, Any, Any]) -> None:
         self._task: asyncio.Task[Any] = self._loop.create_task(work)
@@ -264,36 +266,41 @@ class _Replay:
         )
 
     def _observe(self, fact: Fact) -> None:
-        facts = self._result.facts
+        facts = self.result.facts
         if len(facts) < MOST_FACTS:
             facts.append((self._loop.now, fact))
 
     # ------------------------------------------------------------------ steps
 
     async def _play_pass(self, step: Pass) -> None:
-        if step.cause is not None:
-            if step.t < (now := self._loop.now):
+        loop, cause = self._loop, step.cause
+        if cause is not None:
+            if step.t < loop.now:
                 raise TapeError(
-                    f"at {step.t:.6f} s: stands behind {now:.6f} s: lines are out of order"
+                    f"at {step.t:.6f} s: stands behind {loop.now:.6f} s: lines are out of order"
                 )
-            await self._ring_overdue(step.t)
+            if self._is_overdue(step.t):
+                await self._ring_aside()
         self._wait_until(step.t)
         # What is sent behind the end carries the time of the last pass.
-        self._loop.now = self._result.duration_s = max(step.t, self._loop.now)
+        loop.now = self.result.duration_s = max(step.t, loop.now)
         self._stage.expect(step.changes)
-        await self._set_off(step.cause)
-        if self._loop.calls != self._calls:
+        if cause is not None and cause.data is not None and _can_happen(cause):
+            self._link(cause).hear(_on_the_wire(cause))
+        else:
+            await self._set_off(cause)
+        if loop.calls != self._calls:
             await self._rest()
         self._show(step, [(line.link, _on_the_wire(line)) for line in step.sent])
 
-    async def _ring_overdue(self, now: float) -> None:
-        """What the tape should have shown long ago happens all the same.
+    def _is_overdue(self, now: float) -> bool:
+        """Whether a timer should have been on the tape long ago; it happens all the same.
 
         A loop that stood still reads what came meanwhile before it looks at its timers: what counts
         is how long it has been seen working since the timer was due.
         """
         due = self._loop.next_timer()
-        if due is None or due > now or self._result.call is None:
+        if due is None or due > now or self.result.call is None:
             self._late = None
         elif self._late is None or self._late[0] != due:
             self._late = due, 0.0
@@ -301,7 +308,8 @@ class _Replay:
             self._late = due, self._late[1] + min(now - self._loop.now, LONGEST_GAP_S)
         else:
             self._late = None
-            await self._ring_aside()
+            return True
+        return False
 
     async def _ring_aside(
         self, is_wanted: Callable[..., bool] = lambda _: True, early_s: float = 0.0
@@ -314,11 +322,11 @@ class _Replay:
 
     def _show(self, step: Pass, expected: list[Sent]) -> None:
         came, self._stage.sent = self._stage.sent, []
-        self._result.messages += len(expected) + (step.cause is not None)
+        self.result.messages += len(expected) + (step.cause is not None)
         if came:
-            self._hash.update(b"%.6f" % step.t)
-            self._hash.update(b"\n".join([_octets(message) for _, message in came]))
-        played = Played(step.t, step.cause, expected, came, self._result.call)
+            octets = b"\n".join([_octets(message) for _, message in came])
+            self._hash.update(b"%.6f%b" % (step.t, octets))
+        played = Played(step.t, step.cause, expected, came, self.result.call)
         if self._is_over:
             self._shut_late.update(link for link, _, kind in step.changes if kind == "shut")
             self._keep_tail(played)
@@ -327,7 +335,7 @@ class _Replay:
 
     @property
     def _is_over(self) -> bool:
-        return self._result.call is not None and self._result.call.termination is not None
+        return self.result.call is not None and self.result.call.termination is not None
 
     def _keep_tail(self, played: Played) -> None:
         """Behind the end tasks take their time: what they send has no pass of its own."""
@@ -365,7 +373,7 @@ class _Replay:
             raise TapeError(f"at {cause.t:.6f} s: {what}: nothing that can happen to a call")
 
     async def _begin(self, now: float) -> None:
-        if self._result.call is not None:
+        if self.result.call is not None:
             raise TapeError(f"at {now:.6f} s: the call was begun before")
         await self._rest()
         try:
@@ -380,20 +388,21 @@ class _Replay:
             call = Call(started, options, now, unix_offset_s=self._head.unix_offset_s)
         except Exception as error:  # noqa: BLE001  # whatever it does not like of its options
             raise TapeError(f"settings of the call on tape: {error!r}") from None
-        self._result.started, self._result.call = started, call
+        self.result.started, self.result.call = started, call
         self._set_going(self._bridge.run(call))
 
     def _hang_up(self, cause: Line) -> None:
         if cause.hang_up not in get_args(Reason):
             raise TapeError(f"at {cause.t:.6f} s: nobody hangs up because of {cause.hang_up!r}")
-        if self._result.call is not None:
+        if self.result.call is not None:
             self._bridge.hang_up(cast("Reason", cause.hang_up))
 
+    def _link(self, cause: Line) -> StageLink:
+        return self._stage.provider if cause.link == "provider" else self._stage.realtime
+
     def _link_did(self, cause: Line) -> None:
-        link = self._stage.provider if cause.link == "provider" else self._stage.realtime
-        if cause.data is not None:
-            link.hear(_on_the_wire(cause))
-        elif cause.kind == "closed":
+        link = self._link(cause)
+        if cause.kind == "closed":
             link.leave(cause.code, cause.reason)
         elif cause.kind == "freed":
             self._stage.set(cause.link, "freed")
@@ -423,7 +432,7 @@ class _Replay:
             self._watch(self._without_lost(self._tail))
         self._compare_end()
         await self._leave()
-        self._result.digest = self._hash.hexdigest()
+        self.result.digest = self._hash.hexdigest()
 
     def _without_lost(self, tail: Played) -> Played:
         """What was sent behind the end on a socket that turned out to be closed is not on tape."""
@@ -432,10 +441,10 @@ class _Replay:
             taken = sum(link == name for link, _ in tail.expected)
             places = [at for at, (link, _) in enumerate(came) if link == name][taken:]
             came = [sent for at, sent in enumerate(came) if at not in places]
-        return dataclasses.replace(tail, came=came)
+        return msgspec.structs.replace(tail, came=came)
 
     def _compare_end(self) -> None:
-        stopped, call = self._result.stopped, self._result.call
+        stopped, call = self.result.stopped, self.result.call
         if stopped is None or stopped.end is None:
             return
         expected = f"{stopped.end.result}, {stopped.end.reason}"
@@ -458,8 +467,8 @@ class _Replay:
             self._note(f"the call broke: {type(error).__name__}: {error}")
 
     def _note(self, problem: str) -> None:
-        if len(self._result.problems) < MOST_PROBLEMS:
-            self._result.problems.append((self._loop.now, problem))
+        if len(self.result.problems) < MOST_PROBLEMS:
+            self.result.problems.append((self._loop.now, problem))
 
     async def _rest(self) -> None:
         await self._loop.rest()
@@ -476,8 +485,10 @@ def _octets(message: str | bytes) -> bytes:
 
 def _on_the_wire(line: Line) -> str | bytes:
     """The model's side speaks text, handed over as its UTF-8 bytes."""
-    message = line.message
-    return message.encode() if line.link == "realtime" and type(message) is str else message
+    if line.kind == "binary":
+        return line.message
+    data = line.data or ""
+    return data.encode() if line.link == "realtime" else data
 
 
 def _can_happen(cause: Line) -> bool:

@@ -166,6 +166,8 @@ class _CallerWire(_Wire):
     def opened(self, head: bytes) -> None:
         framing.check_response(head, self._key)
         self.caller.start(clock())
+        # What a set-up takes is not to hold the wait for the caller's next frame.
+        self.caller.tick(clock())
         self._load.caller_open(self)
 
     def receive(self, payload: bytes, now: float) -> None:
@@ -285,15 +287,26 @@ class Load:
         """Calls that are set up."""
         return sum(wire.caller.is_paired for wire in self._wires)
 
-    async def grow(self, calls: int, per_s: float) -> int:
-        """Add calls, ``per_s`` a second; returns how many of them came to be."""
+    async def grow(self, calls: int, per_s: float, at_once: int | None = None) -> int:
+        """Add calls, ``per_s`` a second; returns how many of them came to be.
+
+        Where there are ``at_once`` of them, the oldest hangs up for each that comes.
+        """
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         dials = []
         for number in range(calls):
             await asyncio.sleep(max(0.0, began_s + number / per_s - loop.time()))
+            if at_once is not None:
+                self._make_room(at_once)
             dials.append(asyncio.create_task(self._dial()))
         return sum(await asyncio.gather(*dials))
+
+    def _make_room(self, at_once: int) -> None:
+        """Only who has found its session may leave: every other one is still being measured."""
+        staying = [wire for wire in self._wires if not wire.is_leaving]
+        if len(staying) >= at_once and staying[0].caller.is_paired:
+            staying[0].hang_up()
 
     async def _dial(self) -> bool:
         parts = urlsplit(self.url)

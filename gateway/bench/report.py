@@ -86,7 +86,7 @@ def conclusion(findings: Findings) -> list[str]:
         lines += _closer("at half of it", findings.latency.figures)
     if findings.setup is not None:
         values = findings.setup.figures.setup
-        lines.append(f"set-up, start to first audio at the model: {_triple(values)} ms")
+        lines.append(f"set-up, caller's start to first audio at the model: {_triple(values)} ms")
     return lines
 
 

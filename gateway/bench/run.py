@@ -5,13 +5,13 @@ import os
 import resource
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.bench import process
 from gateway.bench.caller import BURST_LIFE_S
 from gateway.bench.encryption import throw_away
-from gateway.bench.figures import Calls, Figures, Usage, figures, judge
+from gateway.bench.figures import Calls, Figures, Usage, Verdict, figures, judge, judge_set_up
 from gateway.bench.findings import Findings, Measured
 from gateway.bench.load import Load, clock
 from gateway.bench.ramp import Ramp
@@ -26,8 +26,6 @@ WARM_UP_S = 3.0
 SETTLE_S = BURST_LIFE_S + 0.2
 # An inconclusive step is measured so often before it is believed.
 _ATTEMPTS = 3
-# After the last call of the set-up step has come: a whole answer, and the next begun.
-_SPEAK_S = 6.0
 # How long the least lag is looked for, at either end of a window.
 _LAG_S = 1.0
 # Lags at both ends differ by less where nothing is lost: a resampler's rounding.
@@ -43,7 +41,7 @@ class Plan:
     max_calls: int = 2000
     latency_step_s: float = 15.0
     setup_per_s: float = 10.0
-    setup_s: float = 10.0
+    setup_s: float = 20.0
     realtime_port: int = 0
     against: str = ""
     pid: int | None = None
@@ -126,7 +124,7 @@ class Bench:
         await self._leave()
         self.findings.latency = await self._step("half", half, self._plan.latency_step_s)
         await self._leave()
-        self.findings.setup = await self._setup_step()
+        self.findings.setup = await self._setup_step(half)
 
     # -- one step
 
@@ -172,19 +170,21 @@ class Bench:
         )
         return self._conclude(name, figures(tally, became, usage, lost_up_ms))
 
-    async def _setup_step(self) -> Measured:
+    async def _setup_step(self, at_once: int) -> Measured:
+        """Callers come and go; half-said answers are not counted, so only set-ups are judged."""
         load = await self._ready()
-        calls = round(self._plan.setup_per_s * self._plan.setup_s)
-        self._tell(f"set-up: {self._plan.setup_per_s:g} new calls a second ...")
+        plan = self._plan
+        calls = round(plan.setup_per_s * plan.setup_s)
+        self._tell(f"set-up: {plan.setup_per_s:g} new calls a second, {at_once} at once ...")
         meter = Meter(self._subject.pid, self._core)
         tally = load.books.open(clock())
-        await load.grow(calls, self._plan.setup_per_s)
-        await asyncio.sleep(_SPEAK_S)
+        came = await load.grow(calls, plan.setup_per_s, at_once)
         tally.ended_s = clock()
         usage = meter.read(self._idle_kib)
-        await asyncio.sleep(SETTLE_S)
-        became = Calls(calls, load.calls, load.lost, tuple(load.failures))
-        return self._conclude("set-up", figures(tally, became, usage, 0.0))
+        became = Calls(calls, came, load.lost, tuple(load.failures))
+        # A call is there for a part of the window only: no cost of a call can be told.
+        step = replace(figures(tally, became, usage, 0.0), cpu_ms_per_call_s=None, memory_kib=None)
+        return self._keep("set-up", step, judge_set_up(step))
 
     async def _window(self, load: Load, window_s: float) -> tuple[Tally, Usage, float]:
         load.lags_ms()
@@ -203,7 +203,10 @@ class Bench:
         return tally, usage, sum(ms for ms in grown if ms > _LAG_NOISE_MS)
 
     def _conclude(self, name: str, step: Figures) -> Measured:
-        measured = Measured(name, step, judge(step))
+        return self._keep(name, step, judge(step))
+
+    def _keep(self, name: str, step: Figures, verdict: Verdict) -> Measured:
+        measured = Measured(name, step, verdict)
         self.findings.steps.append(measured)
         self._tell(line(measured))
         return measured

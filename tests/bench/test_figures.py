@@ -1,13 +1,14 @@
 """Sums, and the verdict on them."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.bench.figures import Calls, Spread, Usage, figures, judge, spread
+from gateway.bench.figures import Calls, Spread, Usage, figures, judge, judge_set_up, spread
 from gateway.bench.tally import Tally
 from tests.bench.samples import GOOD, measured
 
@@ -54,6 +55,15 @@ def test_a_failing_step_says_why(changes: dict[str, Any], words: str) -> None:
 def test_every_reason_is_named(one: tuple[Any, str], other: tuple[Any, str]) -> None:
     """The first one does not hide the next."""
     assert len(measured(**one[0], **other[0]).verdict.reasons) == 2
+
+
+def test_of_a_set_up_only_the_calls_are_judged() -> None:
+    """Who hangs up in mid-answer leaves half a burst and half an answer behind."""
+    coming_and_going = replace(GOOD, bursts_lost=4, answers_short=9, barge_ins_unanswered=1)
+
+    assert judge_set_up(coming_and_going).outcome == "passed"
+    assert judge_set_up(replace(GOOD, lost=1)).reasons == ("calls lost: 1",)
+    assert judge_set_up(replace(GOOD, load_cpu_share=0.9)).outcome == "inconclusive"
 
 
 @pytest.mark.parametrize(("changes", "words"), DOUBTFUL)

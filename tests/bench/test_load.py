@@ -35,6 +35,15 @@ async def test_calls_are_set_up_and_leave_without_being_lost(load: Load) -> None
     assert await load.grow(1, per_s=100.0) == 1
 
 
+async def test_callers_come_and_go(load: Load) -> None:
+    """Never more than so many, each set up at once, and nobody who leaves is lost."""
+    tally = load.books.open(0.0)
+
+    assert await load.grow(8, per_s=4.0, at_once=2) == 8
+    assert load.calls <= 3  # one may still be on its way out
+    assert (len(tally.setup_ms), load.lost, load.failures) == (8, 0, [])
+
+
 async def test_a_refused_call_is_told_by_the_status_line(load: Load) -> None:
     """A path that is no media socket."""
     load.url += "/nowhere"

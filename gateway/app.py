@@ -72,7 +72,7 @@ from gateway.voice import ANNOUNCEMENT
 from gateway.web import Area
 from gateway.web.building import build_console
 from gateway.web.console import Console, OpenLine
-from gateway.web.pages import add_pages
+from gateway.web.pages import Refusal, add_pages
 from gateway.web.softphone import PageLink, Switchboard, softphone_area
 from gateway.web.tap import TappedStream
 
@@ -645,12 +645,14 @@ def public_app(gateway: Gateway) -> web.Application:
 class State:
     """What the operations listener tells: the metrics page, and why not ready ("" = ready).
 
-    ``page`` is given what writes a registry down in the format the reader asked for. ``areas``: the
-    pages for people, where the settings have a token for them.
+    ``page`` is given what writes a registry down in the format the reader asked for. ``refused``:
+    told of whoever does not get to a page. ``areas``: the pages for people, where the settings have
+    a token for them.
     """
 
     page: Callable[[Callable[[Collector], bytes]], bytes]
     why_not_ready: Callable[[], str]
+    refused: Callable[[Refusal], None]
     areas: tuple[Area, ...] = ()
 
 
@@ -676,7 +678,7 @@ async def _readyz(request: web.Request) -> web.Response:
 def ops_app(settings: Settings, state: State) -> web.Application:
     """The operations listener: metrics and health, and the pages behind their login."""
     app = web.Application(client_max_size=PAGE_MESSAGE_BYTES)
-    add_pages(app, settings.console_tokens, state.areas)
+    add_pages(app, settings.console_tokens, state.areas, state.refused)
     app[STATE] = state
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/livez", _livez)
@@ -689,7 +691,12 @@ def _state_of(gateway: Gateway) -> State:
         _renew_gauges(gateway)
         return encode(gateway.registry)
 
-    return State(page, lambda: "" if gateway.is_ready else "draining", tuple(_areas(gateway)))
+    return State(
+        page,
+        lambda: "" if gateway.is_ready else "draining",
+        gateway.metrics.page_refused,
+        tuple(_areas(gateway)),
+    )
 
 
 def _areas(gateway: Gateway) -> Iterator[Area]:

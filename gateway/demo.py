@@ -302,7 +302,7 @@ def _invite(terminal: Terminal, running: Running) -> None:
     terminal.table(
         [
             ("talk to it", f"http://127.0.0.1:{running.ops_port}/softphone"),
-            ("with the token", running.gateway.settings.console_tokens["viewer"]),
+            ("with the token", running.gateway.settings.console_tokens["operator"]),
             ("call it", f"gateway call FILE.wav --url http://127.0.0.1:{running.port}"),
             ("metrics", f"http://127.0.0.1:{running.ops_port}/metrics"),
             ("health", f"http://127.0.0.1:{running.ops_port}/readyz"),

@@ -171,6 +171,7 @@ _TAPE_RESULTS = ("ok", "cut", "failed", _OTHER)
 _TAPE_REMOVALS = ("age", "size", _OTHER)
 _LIMITS = ("requests", "tokens", _OTHER)
 _LISTEN_RESULTS = ("ended", "dropped", "refused", _OTHER)
+_PAGE_REFUSALS = ("token", "barred", "role", "origin", _OTHER)
 _STORE_RESULTS = ("ok", "dropped", "failed", _OTHER)
 _SETUP_RESULTS = ("ok", "error", "rejected", "abandoned")
 _TOKENS = (
@@ -530,6 +531,11 @@ class _ConsoleSeries:
             "console_views_dropped", "Pages that were too slow to be told."
         )
         self.hang_ups = make.counter("console_hang_ups", "Calls ended by somebody in the console.")
+        self.refused = make.counters(
+            "console_refused",
+            "Requests for pages refused: wrong token, too many of them, role, origin.",
+            reason=_PAGE_REFUSALS,
+        )
         self.listeners = make.gauge("listeners", "People who listen in to calls.")
         self.listen_ins = make.counters(
             "listen_ins",
@@ -639,6 +645,10 @@ class Metrics:
     def listening_refused(self) -> None:
         """Somebody wanted to listen in, and must not, or there are too many."""
         self.console.listen_ins.of("refused").inc()
+
+    def page_refused(self, reason: str) -> None:
+        """Somebody was not let in, or not to this: token, barred, role, origin."""
+        self.console.refused.of(reason).inc()
 
     def hung_up_by_hand(self) -> None:
         """Somebody ended a call in the console."""

@@ -46,6 +46,7 @@ from gateway.events import (
     TurnDetection,
 )
 from gateway.prices import read_prices
+from gateway.roles import LADDER, Role
 
 Dialect = Literal["ga", "preview"]
 Credential = Literal["key", "entra"]
@@ -66,6 +67,12 @@ _ENTRA_SCOPE: Mapping[Dialect, str] = {
 _DATABASES = re.compile(r"(sqlite|postgres|postgresql|postgresql\+psycopg)://")
 _URL_SCHEMES = ("https", "wss", "http", "ws")
 _PLAIN_SCHEMES = ("http", "ws")
+# The one place that says which token has which role; what a role may do, ``gateway.roles`` says.
+_TOKEN_OF: Mapping[Role, str] = {
+    "viewer": "console_view_token",
+    "operator": "console_token",
+    "listener": "console_listen_token",
+}
 _MAX_TWILIO_TOKENS = 2
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_AGENTS = 50
@@ -592,18 +599,28 @@ class Settings(_Table):
     console_token: SecretStr | None = _setting(
         "GATEWAY_CONSOLE_TOKEN",
         None,
-        "Opens the pages of the operations listener; unset = there are none",
+        "Opens the pages of the operations listener to somebody who may act there, too; unset = "
+        "there are none",
         "they show what callers say",
         accepted="a text of at least 32 characters",
+        min_length=32,
+        max_length=512,
+    )
+    console_view_token: SecretStr | None = _setting(
+        "GATEWAY_CONSOLE_VIEW_TOKEN",
+        None,
+        "Opens them to somebody who may look and do nothing",
+        "not everybody who sees calls should end them",
+        accepted="a text of at least 32 characters, not another token of the pages",
         min_length=32,
         max_length=512,
     )
     console_listen_token: SecretStr | None = _setting(
         "GATEWAY_CONSOLE_LISTEN_TOKEN",
         None,
-        "Opens the same pages to somebody who may also listen in to calls",
+        "Opens them to somebody who may also listen in to calls",
         "not everybody who sees calls should hear them",
-        accepted="a text of at least 32 characters, not that of GATEWAY_CONSOLE_TOKEN",
+        accepted="a text of at least 32 characters, not another token of the pages",
         min_length=32,
         max_length=512,
     )
@@ -848,15 +865,12 @@ class Settings(_Table):
         return _split(self.twilio_auth_token) if self.twilio_auth_token else ()
 
     @property
-    def console_tokens(self) -> dict[Literal["viewer", "listener"], str]:
+    def console_tokens(self) -> dict[Role, str]:
         """The token of each role of the pages in the clear; {} = no pages."""
         if self.console_token is None:
             return {}
-        tokens: dict[Literal["viewer", "listener"], str]
-        tokens = {"viewer": self.console_token.get_secret_value()}
-        if self.console_listen_token is not None:
-            tokens["listener"] = self.console_listen_token.get_secret_value()
-        return tokens
+        given = ((role, getattr(self, field)) for role, field in _TOKEN_OF.items())
+        return {role: token.get_secret_value() for role, token in given if token is not None}
 
     @property
     def token_key_bytes(self) -> bytes | None:
@@ -1139,20 +1153,26 @@ def _door_problems(settings: Settings) -> Iterator[_Problem]:
 
 
 def _console_problems(settings: Settings) -> Iterator[_Problem]:
-    """Pages without a login there are none, and each token has one role."""
-    token, listen_token = settings.console_token, settings.console_listen_token
-    if token is None:
-        for field in ("console_listen_token", "softphone", "listen_in"):
+    """Pages without a login there are none."""
+    if settings.console_token is None:
+        for field in ("console_view_token", "console_listen_token", "softphone", "listen_in"):
             if getattr(settings, field):
                 yield field, "set, but GATEWAY_CONSOLE_TOKEN is not; set that too"
     elif settings.softphone and settings.workers > 1:
         yield "softphone", "needs GATEWAY_WORKERS=1: with more, nobody at the page takes calls"
     elif settings.listen_in and settings.workers > 1:
         yield "listen_in", "needs GATEWAY_WORKERS=1: with more, no page sees calls that go on"
-    elif settings.listen_in and listen_token is None:
+    elif settings.listen_in and settings.console_listen_token is None:
         yield "listen_in", "set, but GATEWAY_CONSOLE_LISTEN_TOKEN is not; set that too"
-    elif listen_token is not None and listen_token == token:
-        yield "console_listen_token", "the same as GATEWAY_CONSOLE_TOKEN; accepted: another text"
+
+
+def _token_problems(settings: Settings) -> Iterator[_Problem]:
+    """Each token of the pages has one role."""
+    owners: dict[SecretStr, str] = {}
+    for field in ("console_token", "console_view_token", "console_listen_token"):
+        token = getattr(settings, field)
+        if token is not None and owners.setdefault(token, field) != field:
+            yield field, f"the same as {_variable(owners[token])}; accepted: another text"
 
 
 def _port_problems(settings: Settings) -> Iterator[_Problem]:
@@ -1209,6 +1229,7 @@ _RULES: tuple[Callable[[Settings], Iterator[_Problem]], ...] = (
     _asterisk_problems,
     _agent_problems,
     _console_problems,
+    _token_problems,
 )
 
 # ------------------------------------------------------------- reading
@@ -1453,6 +1474,11 @@ def settings_table() -> list[SettingRow]:
     """Every variable with its default and meaning, in the order of the fields."""
     fields = (name for name in Settings.model_fields if name != "agents")
     return [_row(Settings, name, _variable(name)) for name in fields]
+
+
+def roles_table() -> list[tuple[str, str, str]]:
+    """Each role of the pages with the variable of its token and what it may, from least to most."""
+    return [(role, _variable(_TOKEN_OF[role]), may) for role, may in LADDER.items()]
 
 
 def agent_table() -> list[SettingRow]:

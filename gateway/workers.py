@@ -140,7 +140,8 @@ class Crew:
     @property
     def state(self) -> State:
         """What the operations listener says."""
-        return State(lambda encode: encode(self._page), self._why_not_ready, self.areas)
+        refused = self.metrics.page_refused
+        return State(lambda encode: encode(self._page), self._why_not_ready, refused, self.areas)
 
     def _why_not_ready(self) -> str:
         if self._leaving.is_set():

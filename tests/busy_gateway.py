@@ -18,7 +18,7 @@ from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallAuth, CallPlan, Utterance, When
 from gateway.simulator.plan import Pace
 from tests.faults.scene import Scene, says, stage, utterance, words
-from tests.running import PBX_PASSWORD
+from tests.running import PBX_PASSWORD, ops_url_of
 
 _PARROT = (Turn(after="create", text=words(0.6)), Turn(after="speech", text=words(2.0)))
 # Counters and histograms that stay at 0 below, and why.
@@ -125,13 +125,19 @@ async def _slowly_answered(scene: Scene) -> None:
 
 
 async def _strangers(scene: Scene) -> None:
-    """A request that nobody signed, a password that is wrong, a stream that sends nonsense."""
+    """A request that nobody signed, wrong passwords and tokens, a stream that sends nonsense."""
     base = f"http://127.0.0.1:{scene.running.port}"
     async with (
         aiohttp.ClientSession() as http,
         http.post(f"{base}/twilio/voice", data={"CallSid": "CA1"}) as reply,
     ):
         assert reply.status == 403
+    guess = {"Authorization": "Bearer a-guess"}
+    async with (
+        aiohttp.ClientSession(ops_url_of(scene.running), headers=guess) as http,
+        http.get("/console/calls") as reply,
+    ):
+        assert reply.status == 401
     try:
         await place_call(f"{base}/asterisk/media", CallPlan(provider="asterisk"))
     except PeerRefused:

@@ -1,8 +1,8 @@
 """Write the parts of the README that come from the code, each between its two markers.
 
 ``python -m tests.readme_tables`` renews what the tests compare: the diagram, the commands, the
-layout, the settings, the metrics. ``python -m tests.readme_tables demo audio`` measures on this
-machine and pastes what was printed; it takes about a minute.
+layout, the settings, the roles, the metrics. ``python -m tests.readme_tables demo audio`` measures
+on this machine and pastes what was printed; it takes about a minute.
 """
 
 import ast
@@ -19,7 +19,7 @@ import typer
 
 from gateway.cli import cli
 from gateway.metrics import metrics_table
-from gateway.settings import SettingRow, agent_table, settings_table
+from gateway.settings import SettingRow, agent_table, roles_table, settings_table
 from gateway.states import diagram
 from tests.test_architecture import ROOMS
 
@@ -85,6 +85,11 @@ def _agent() -> str:
 def _setting_rows(head: str, found: Iterable[SettingRow]) -> str:
     rows = ((_code(row.name), _code(row.default), row.description) for row in found)
     return table((head, "Default", "What it does"), rows)
+
+
+def _roles() -> str:
+    rows = ((_code(role), _code(variable), may) for role, variable, may in roles_table())
+    return table(("Role", "Its token", "May"), rows)
 
 
 def _metrics() -> str:
@@ -155,6 +160,7 @@ DRAWN: Final[Mapping[str, Callable[[], str]]] = {
     "layout": _layout,
     "settings": _settings,
     "agent": _agent,
+    "roles": _roles,
     "metrics": _metrics,
 }
 MEASURED: Final[Mapping[str, Callable[[], str]]] = {"demo": _demo, "audio": _audio}

@@ -98,7 +98,8 @@ ROOMS = {
     "admission": _room("events errors", _IO | _CLOCK),  # tokens: drawn and read here
     "prices": _room("events", _IO | _DICE | {"time"}),
     "capacity": _room("", _IO | _CLOCK | _DICE),
-    "settings": _room("capacity events errors prices", _IO - {"pydantic", "urllib"}),
+    "roles": _room("", _PURE),
+    "settings": _room("capacity events errors prices roles", _IO - {"pydantic", "urllib"}),
     "tls": _room("errors settings", _IO - {"ssl"}),
     "metrics": _room("audio.* events errors", _IO - {"prometheus_client"}),
     "logs": _room("events errors", _IO - {"logging", "structlog", "urllib"}),
@@ -182,10 +183,10 @@ ROOMS = {
         " tape.tracks terminal",
         _WIRE,
     ),
-    "web": _room("", _IO - {"aiohttp"} | _CLOCK | _DICE | _WIRE),
-    "web.gate": _room("web", _IO | _CLOCK),  # numbers of sessions: drawn and sealed here
+    "web": _room("roles", _IO - {"aiohttp"} | _CLOCK | _DICE | _WIRE),
+    "web.gate": _room("roles web", _IO | _CLOCK),  # numbers of sessions: drawn and sealed here
     "web.softphone": _room("errors events settings web", _IO - {"aiohttp"} | _CLOCK | _DICE),
-    "web.pages": _room("logs web web.gate", _IO - {"aiohttp", "structlog", "urllib"} | _DICE),
+    "web.pages": _room("logs roles web web.gate", _IO - {"aiohttp", "structlog", "urllib"} | _DICE),
     "web.shelf": _room("errors", _PURE),
     "web.reports": _room(
         "errors", (_IO - {"asyncio", "os", "subprocess", "threading"}) | _CLOCK | _DICE | _WIRE

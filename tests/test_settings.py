@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from gateway.errors import SettingsError
 from gateway.events import ALAW_8K, HANG_UP, PCM_24K, ULAW_8K, SessionOptions, TurnDetection
-from gateway.settings import Agent, Settings, agent_table, load_settings, settings_table
+from gateway.settings import (
+    Agent,
+    Settings,
+    agent_table,
+    load_settings,
+    roles_table,
+    settings_table,
+)
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "gateway.example.toml"
 OPENAI = {"OPENAI_API_KEY": "sk-canary-openai"}
@@ -160,18 +167,35 @@ def test_half_a_login(given_one: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given_one", ["GATEWAY_CONSOLE_LISTEN_TOKEN", "GATEWAY_SOFTPHONE", "GATEWAY_CONSOLE_TOKEN"]
+    "given_one",
+    [
+        "GATEWAY_CONSOLE_VIEW_TOKEN",
+        "GATEWAY_CONSOLE_LISTEN_TOKEN",
+        "GATEWAY_SOFTPHONE",
+        "GATEWAY_CONSOLE_TOKEN",
+    ],
 )
 def test_pages_have_a_login_of_some_length(given_one: str) -> None:
-    """What needs the console's token says so; a short one is none; two roles are two tokens."""
+    """What needs the console's token says so; a short one is none."""
     short = given_one == "GATEWAY_CONSOLE_TOKEN"
     [problem] = problems(OPENAI | {given_one: "1" if short else "1" * 32} | _softphone(given_one))
     assert problem.startswith(f"{given_one}: ")
     assert ("at least 32 characters" if short else "GATEWAY_CONSOLE_TOKEN is not") in problem
 
-    both = {"GATEWAY_CONSOLE_TOKEN": "c" * 32, "GATEWAY_CONSOLE_LISTEN_TOKEN": "c" * 32}
-    [problem] = problems(OPENAI | both)
-    assert problem.startswith("GATEWAY_CONSOLE_LISTEN_TOKEN: the same")
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("GATEWAY_CONSOLE_TOKEN", "GATEWAY_CONSOLE_VIEW_TOKEN"),
+        ("GATEWAY_CONSOLE_TOKEN", "GATEWAY_CONSOLE_LISTEN_TOKEN"),
+        ("GATEWAY_CONSOLE_VIEW_TOKEN", "GATEWAY_CONSOLE_LISTEN_TOKEN"),
+    ],
+)
+def test_two_roles_are_two_tokens(first: str, second: str) -> None:
+    """One token for both would make a listener of every viewer."""
+    same = {"GATEWAY_CONSOLE_TOKEN": "c" * 32} | {first: "d" * 32, second: "d" * 32}
+    [problem] = problems(OPENAI | same)
+    assert problem == f"{second}: the same as {first}; accepted: another text"
 
 
 def _softphone(given_one: str) -> dict[str, str]:
@@ -182,9 +206,16 @@ def test_each_token_of_the_pages_has_its_role() -> None:
     """Without the first there is none."""
     environ = OPENAI | {"GATEWAY_CONSOLE_TOKEN": "c" * 32}
     assert load_settings(OPENAI).console_tokens == {}
-    assert load_settings(environ).console_tokens == {"viewer": "c" * 32}
-    both = environ | {"GATEWAY_CONSOLE_LISTEN_TOKEN": "l" * 32}
-    assert load_settings(both).console_tokens == {"viewer": "c" * 32, "listener": "l" * 32}
+    # Who had a token before there were viewers may do what they could: look and act.
+    assert load_settings(environ).console_tokens == {"operator": "c" * 32}
+    more = {"GATEWAY_CONSOLE_VIEW_TOKEN": "v" * 32, "GATEWAY_CONSOLE_LISTEN_TOKEN": "l" * 32}
+    tokens = {"viewer": "v" * 32, "operator": "c" * 32, "listener": "l" * 32}
+    assert load_settings(environ | more).console_tokens == tokens
+    assert {role: variable for role, variable, _ in roles_table()} == {
+        "viewer": "GATEWAY_CONSOLE_VIEW_TOKEN",
+        "operator": "GATEWAY_CONSOLE_TOKEN",
+        "listener": "GATEWAY_CONSOLE_LISTEN_TOKEN",
+    }
 
 
 @pytest.mark.parametrize("url", ["calls.db", "mysql://host/db", "postgresql://[bad/db"])

@@ -363,21 +363,34 @@ async def test_calls_are_spread_evenly(simulator: Simulator) -> None:
 
 async def test_one_page_tells_of_all_workers(simulator: Simulator) -> None:
     """Every series of a process alone is there from the start, once, with no label of a worker."""
-    async with _two_workers(simulator, GATEWAY_MAX_CALLS="77") as crew:
+    tokens = {"GATEWAY_CONSOLE_TOKEN": "o" * 32, "GATEWAY_CONSOLE_VIEW_TOKEN": "v" * 32}
+    async with _two_workers(simulator, GATEWAY_MAX_CALLS="77", **tokens) as crew:
+        refused = await _erase_as_a_viewer(crew)
         status, page = await _answer(f"{ops_url_of(crew)}/metrics")
         ready = await _answer(f"{ops_url_of(crew)}/readyz")
         alive = await _answer(f"{ops_url_of(crew)}/livez")
     lines = [line for line in page.splitlines() if not line.startswith("#")]
     names = [line.rpartition(" ")[0] for line in lines]
 
+    assert refused == 403
     assert (status, ready, alive) == (200, (200, "ready\n"), (200, "alive\n"))
     assert len(names) == len(set(names))
     assert 'pid="' not in page
     for line in (
         *("gateway_workers 2.0", "gateway_worker_restarts_total 0.0", "gateway_ready 1.0"),
         *("gateway_calls_limit 77.0", "gateway_insecure_mode 1.0", "gateway_draining 0.0"),
+        'gateway_console_refused_total{reason="role"} 1.0',
     ):
         assert line in lines
+
+
+async def _erase_as_a_viewer(crew: Crew) -> int:
+    headers = {"Authorization": f"Bearer {'v' * 32}"}
+    async with (
+        aiohttp.ClientSession(ops_url_of(crew), headers=headers) as session,
+        session.delete("/console/calls/x") as reply,
+    ):
+        return reply.status
 
 
 async def test_a_stop_drains_all_workers_and_a_second_one_does_not_wait(

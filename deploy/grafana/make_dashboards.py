@@ -981,7 +981,7 @@ HOST: Final = Dashboard(
             [
                 Panel(
                     "Who looks in",
-                    "Pages that are told of calls live, people who listen in, and what they did. dropped: too slow; refused: not allowed to listen, ask who it was.",
+                    "Pages that are told of calls live, people who listen in, and what they did. dropped: too slow; refused: not allowed to listen, ask who it was. Kept out: token and barred: somebody guesses; role: a viewer wants more than to look; origin: a page of somebody else used their login.",
                     [
                         Query("sum(gateway_console_views{@})", "pages"),
                         Query("sum(gateway_listeners{@})", "listeners"),
@@ -995,6 +995,10 @@ HOST: Final = Dashboard(
                         ),
                         Query(
                             "sum(increase(gateway_console_hang_ups_total{@}[R]))", "calls hung up"
+                        ),
+                        Query(
+                            "sum by (reason) (increase(gateway_console_refused_total{@}[R]))",
+                            "kept out: {{reason}}",
                         ),
                     ],
                     width=12,

@@ -7,20 +7,15 @@ served as it is, to those who are logged in.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from aiohttp import hdrs, web
 
-Role = Literal["viewer", "listener"]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from gateway.roles import Role, includes
 
-# What each role may do: a listener sees what a viewer sees, and may listen in to calls.
-GRANTS: Mapping[Role, frozenset[Role]] = {
-    "viewer": frozenset({"viewer"}),
-    "listener": frozenset({"viewer", "listener"}),
-}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +53,7 @@ class Session:
 
     def may(self, role: Role) -> bool:
         """Whether this session has a role, its own or one that its own includes."""
-        return role in GRANTS[self.role]
+        return includes(self.role, role)
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,11 +160,11 @@ class Console:
             Route("GET", "/console/calls", self._list),
             Route("GET", "/console/live", self._live),
             Route("GET", "/console/calls/{id}", self._call),
-            Route("DELETE", "/console/calls/{id}", self._forget),
+            Route("DELETE", "/console/calls/{id}", self._forget, "operator"),
             Route("GET", "/console/calls/{id}/live", self._call_live),
-            Route("POST", "/console/calls/{id}/hang-up", self._hang_up),
+            Route("POST", "/console/calls/{id}/hang-up", self._hang_up, "operator"),
             Route("GET", "/console/calls/{id}/listen", self._listen, "listener"),
-            Route("GET", "/console/calls/{id}/tape", self._tape),
+            Route("GET", "/console/calls/{id}/tape", self._tape, "operator"),
         )
         return Area("/console", "Calls", "console.html", routes)
 
@@ -229,8 +229,16 @@ class Console:
         kept = await self._kept_call(call_id)
         if kept is None:
             raise web.HTTPNotFound(text="no such call\n")
-        has_report = _taped(kept).has_tape and self.rules.report is not None
-        return _data({**self._frame(), "call": msgspec.Raw(kept), "has_report": has_report})
+        may = self._may_with_ended(request, has_tape=_taped(kept).has_tape)
+        return _data({**self._frame(), **may, "call": msgspec.Raw(kept)})
+
+    def _may_with_ended(self, request: web.Request, *, has_tape: bool) -> dict[str, bool]:
+        """What whoever asks can do with a call that ended."""
+        may_act = request[SESSION].may("operator")
+        return {
+            "can_erase": may_act,
+            "has_report": may_act and has_tape and self.rules.report is not None,
+        }
 
     async def _kept_call(self, call_id: str) -> bytes | None:
         try:
@@ -243,14 +251,18 @@ class Console:
         line = self.lines.get(record.call_id)
         is_live = line is not None and record.ended_at is None
         can_listen = is_live and line is not None and line.tap is not None
+        may = request[SESSION].may
+        ended = {"can_erase": False, "has_report": False}
+        if record.ended_at is not None:
+            ended = self._may_with_ended(request, has_tape=record.has_tape)
         return {
             **self._frame(),
+            **ended,
             "call": details(record, since),
-            "can_hang_up": is_live,
-            "can_listen": can_listen and request[SESSION].may("listener"),
+            "can_hang_up": is_live and may("operator"),
+            "can_listen": can_listen and may("listener"),
             "is_listening_allowed": self.rules.may_listen,
             "listeners": line.tap.listeners if line and line.tap else 0,
-            "has_report": record.has_tape and self.rules.report is not None,
         }
 
     async def _call_live(self, request: web.Request) -> web.StreamResponse:

@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.web import GRANTS, Role, Session
+from gateway.roles import Role, highest
+from gateway.web import Session
 
 # A working day.
 SESSION_S: Final = 12 * 3600.0
@@ -51,8 +52,7 @@ class Gate:
         ]
         if not fitting:
             return None
-        role = max(fitting, key=lambda role: len(GRANTS[role]))
-        return Session(role, now + SESSION_S, secrets.token_hex(_NUMBER_BYTES))
+        return Session(highest(fitting), now + SESSION_S, secrets.token_hex(_NUMBER_BYTES))
 
     def seal(self, session: Session) -> str:
         """The session as a text that only we can make."""

@@ -11,15 +11,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
-from typing import Final, Never
+from typing import Final, Literal, Never
 from urllib.parse import urlencode
 
 import structlog
 from aiohttp import hdrs, web
 
 from gateway.logs import SampledLog
-from gateway.web import RIGHT, SESSION, Area, Handler, Right, Role, Route, Session, bearer_of, who
+from gateway.roles import Role
+from gateway.web import RIGHT, SESSION, Area, Handler, Right, Route, Session, bearer_of, who
 from gateway.web.gate import SESSION_S, Failures, Gate
+
+# Why somebody got nothing: a wrong token, too many of them, a role that is too low, or a request
+# that a page of somebody else may have made.
+Refusal = Literal["token", "barred", "role", "origin"]
 
 COOKIE: Final = "gateway_console"
 LOGIN: Final = "/login"
@@ -67,6 +72,7 @@ class _Reception:
     files: Mapping[str, _File]
     areas: tuple[Area, ...]
     clock: Callable[[], float]
+    refused: Callable[[Refusal], None]
     failures: Failures = field(default_factory=Failures)
     door_log: SampledLog = field(default_factory=SampledLog)
 
@@ -80,6 +86,7 @@ def add_pages(
     app: web.Application,
     tokens: Mapping[Role, str],
     areas: Sequence[Area],
+    refused: Callable[[Refusal], None],
     clock: Callable[[], float] = time.time,
 ) -> None:
     """Put pages on a listener, behind a login; without a token or an area there is nothing.
@@ -88,11 +95,12 @@ def add_pages(
         app: not running yet. Its other routes stay open to all, with the pages' headers.
         tokens: the token of each role.
         areas: the first one is where a login leads to.
+        refused: told why, each time somebody is refused.
         clock: unix seconds.
     """
     if not tokens or not areas:
         return
-    reception = _Reception(Gate(tokens), dict(_files()), tuple(areas), clock)
+    reception = _Reception(Gate(tokens), dict(_files()), tuple(areas), clock, refused)
     app.on_response_prepare.append(_add_headers)
     for method, path, handler in (
         (hdrs.METH_GET, "/", _home),
@@ -141,12 +149,14 @@ def _session(reception: _Reception, request: web.Request) -> Session | None:
 def _admitted(reception: _Reception, request: web.Request, token: str) -> Session | None:
     now, source = reception.clock(), request.remote or ""
     if reception.failures.is_barred(source, now):
+        reception.refused("barred")
         raise web.HTTPTooManyRequests(
             headers={"Retry-After": "60"}, text="too many wrong tokens; try again in a minute\n"
         )
     session = reception.gate.admit(token, now)
     if session is None:
         reception.failures.note(source, now)
+        reception.refused("token")
         reception.door_log.warning("console_login_refused", time.monotonic(), source=source)
     return session
 
@@ -169,6 +179,23 @@ def _may_be_a_stranger(request: web.Request) -> bool:
     return request.headers.get("Sec-Fetch-Site", "none") not in {"same-origin", "none"}
 
 
+def _check_ours(reception: _Reception, *, is_ours: bool) -> None:
+    if not is_ours:
+        reception.refused("origin")
+        raise web.HTTPForbidden(text="not from a page of this host\n")
+
+
+def _check_role(
+    reception: _Reception, request: web.Request, session: Session, wanted: Area | Route
+) -> None:
+    if not session.may(wanted.role):
+        reception.refused("role")
+        told = {"path": wanted.path, "wanted": wanted.role, **who(request, session)}
+        reception.door_log.warning("console_refused", time.monotonic(), **told)
+        text = f"this takes the role {wanted.role}; yours is {session.role}\n"
+        raise web.HTTPForbidden(text=text)
+
+
 def _is_over(reception: _Reception, session: Session) -> bool:
     return reception.gate.is_over(session, reception.clock())
 
@@ -178,10 +205,9 @@ def _guarded(reception: _Reception, route: Route) -> Handler:
         session = _session(reception, request)
         if session is None:
             raise web.HTTPUnauthorized(text="log in first\n")
-        if not session.may(route.role):
-            raise web.HTTPForbidden(text=f"only for the role {route.role}\n")
-        if bearer_of(request) is None and _may_be_a_stranger(request):
-            raise web.HTTPForbidden(text="not from a page of this host\n")
+        is_script = bearer_of(request) is not None
+        _check_ours(reception, is_ours=is_script or not _may_be_a_stranger(request))
+        _check_role(reception, request, session, route)
         request[SESSION] = session
         request[RIGHT] = Right(functools.partial(_is_over, reception, session))
         return await route.handler(request)
@@ -200,8 +226,7 @@ async def _page(reception: _Reception, area: Area, request: web.Request) -> web.
     session = _session(reception, request)
     if session is None:
         raise web.HTTPFound(f"{LOGIN}?{urlencode({'next': area.path})}")
-    if not session.may(area.role):
-        raise web.HTTPForbidden(text=f"only for the role {area.role}\n")
+    _check_role(reception, request, session, area)
     return _html(reception.files[area.file].text.replace(_NAV, _nav(reception, area, session)))
 
 
@@ -219,6 +244,7 @@ def _nav(reception: _Reception, here: Area, session: Session) -> str:
     )
     return (
         f'<nav aria-label="Pages"><ul>{links}</ul></nav>'
+        f'<span class="muted small">Logged in as {session.role}</span>'
         '<form method="post" action="/logout"><button class="quiet">Log out</button></form>'
     )
 
@@ -265,17 +291,16 @@ def _login_text(reception: _Reception, message: str) -> str:
 
 
 async def _login(reception: _Reception, request: web.Request) -> web.Response:
-    if not _is_ours(request):
-        raise web.HTTPForbidden(text="not from a page of this host\n")
+    _check_ours(reception, is_ours=_is_ours(request))
     try:
         session = _admitted(reception, request, await _token_of(request))
     except web.HTTPTooManyRequests:
         text = "Too many wrong tokens from this address. Please try again in a minute."
         return _html(_login_text(reception, text), 429)
     if session is None:
-        return _html(_login_text(reception, "This is not the console's token."), 401)
+        return _html(_login_text(reception, "This is no token of the console."), 401)
     _log.info("console_login", **who(request, session))
-    response = _see(_next_of(reception, request))
+    response = _see(_next_of(reception, request, session))
     _set_cookie(request, response, reception.gate.seal(session))
     return response
 
@@ -292,10 +317,11 @@ async def _token_of(request: web.Request) -> str:
     return token.strip() if isinstance(token, str) else ""
 
 
-def _next_of(reception: _Reception, request: web.Request) -> str:
-    """The page that was asked for, if it is one of ours."""
+def _next_of(reception: _Reception, request: web.Request, session: Session) -> str:
+    """The page that was asked for, if it is one of ours and for this role."""
     wanted = request.query.get("next", "")
-    return wanted if wanted in {area.path for area in reception.areas} else reception.home
+    allowed = {area.path for area in reception.areas if session.may(area.role)}
+    return wanted if wanted in allowed else reception.home
 
 
 def _set_cookie(request: web.Request, response: web.StreamResponse, seal: str) -> None:
@@ -312,8 +338,7 @@ def _set_cookie(request: web.Request, response: web.StreamResponse, seal: str) -
 
 
 async def _logout(reception: _Reception, request: web.Request) -> web.Response:
-    if not _is_ours(request):
-        raise web.HTTPForbidden(text="not from a page of this host\n")
+    _check_ours(reception, is_ours=_is_ours(request))
     session = reception.gate.open(request.cookies.get(COOKIE, ""), reception.clock())
     if session is not None:
         reception.gate.end(session)

@@ -1,6 +1,6 @@
 """The softphone: a page that calls the agents from a browser, through the bridge of every call.
 
-Whoever is logged in may change some of an agent's settings, for his own call only; they are checked
+An operator may change some of an agent's settings, for their own call only; they are checked
 by the same model as ``gateway.toml``. What happens on the call is told on its own socket, beside
 the audio, so that words and sound come in order.
 """
@@ -82,11 +82,11 @@ def softphone_area(board: Switchboard) -> Area:
         return await board.take(request, teller)
 
     routes = (
-        Route("GET", "/softphone/agents", agents),
-        Route("POST", "/softphone/check", check),
-        Route("GET", "/softphone/media", media),
+        Route("GET", "/softphone/agents", agents, "operator"),
+        Route("POST", "/softphone/check", check, "operator"),
+        Route("GET", "/softphone/media", media, "operator"),
     )
-    return Area("/softphone", "Softphone", "softphone.html", routes)
+    return Area("/softphone", "Softphone", "softphone.html", routes, "operator")
 
 
 def _described(board: Switchboard) -> dict[str, object]:

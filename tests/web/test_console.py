@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.types import EventDict
 
-from gateway.app import Running
+from gateway.app import Running, _state_of
 from gateway.audio.g711 import encode_ulaw
 from gateway.audio.wav import read_wav
 from gateway.events import CallBegan, CallEnded, StateChanged, TurnAnswered
@@ -38,8 +38,12 @@ from tests.running import (
 )
 from tests.web.test_tap import pieces
 
-VIEW, LISTEN = "v" * 32, "l" * 32
-WITH_CONSOLE = {"GATEWAY_CONSOLE_TOKEN": VIEW, "GATEWAY_CONSOLE_LISTEN_TOKEN": LISTEN}
+VIEW, ACT, LISTEN = "v" * 32, "o" * 32, "l" * 32
+WITH_CONSOLE = {
+    "GATEWAY_CONSOLE_VIEW_TOKEN": VIEW,
+    "GATEWAY_CONSOLE_TOKEN": ACT,
+    "GATEWAY_CONSOLE_LISTEN_TOKEN": LISTEN,
+}
 PATHS = (
     ("GET", "/console"),
     ("GET", "/console/calls"),
@@ -64,7 +68,7 @@ class _Scene:
     logs: list[EventDict]
 
     async def ask(
-        self, method: str, path: str, token: str = VIEW, **more: str
+        self, method: str, path: str, token: str = ACT, **more: str
     ) -> tuple[int, dict[str, str], str]:
         """Status, headers and body."""
         headers = {"Authorization": f"Bearer {token}"} | more
@@ -73,9 +77,9 @@ class _Scene:
         ) as reply:
             return reply.status, dict(reply.headers), await reply.text()
 
-    async def data(self, path: str) -> Any:
+    async def data(self, path: str, token: str = ACT) -> Any:
         """The answer as data."""
-        status, headers, body = await self.ask("GET", path)
+        status, headers, body = await self.ask("GET", path, token)
         assert (status, headers["Content-Type"]) == (200, "application/json")
         return json.loads(body)
 
@@ -148,7 +152,7 @@ async def _is_ended(events: _Events) -> bool:
 
 @asynccontextmanager
 async def _events(scene: _Scene, path: str) -> AsyncIterator[_Events]:
-    headers = {"Authorization": f"Bearer {VIEW}"}
+    headers = {"Authorization": f"Bearer {ACT}"}
     async with scene.client.get(path, headers=headers) as reply:
         assert reply.content_type == "text/event-stream"
         yield _Events(reply)
@@ -159,7 +163,7 @@ async def test_nothing_without_a_token(simulator: Simulator, method: str, path: 
     """Neither page nor data for a token that is missing or wrong, nor a word of any call."""
     async with _scene(simulator, GATEWAY_LISTEN_IN="1") as scene, scene.call() as (call_id, _):
         path = path.replace("/x", f"/{call_id}")
-        for authorization in ("", "Bearer wrong", f"Bearer {VIEW}x", f"Basic {VIEW}"):
+        for authorization in ("", "Bearer wrong", f"Bearer {ACT}x", f"Basic {ACT}"):
             headers = {"Authorization": authorization} if authorization else {}
             async with scene.client.request(
                 method, path, headers=headers, allow_redirects=False
@@ -287,14 +291,14 @@ async def test_an_operator_hangs_up(simulator: Simulator) -> None:
     assert (status, again, counted) == (204, 404, 1)
     assert ended.termination.reason == "operator_hangup"
     (line,) = (line for line in scene.logs if line["event"] == "call_hung_up")
-    assert (line["call_id"], line["role"], line["login"]) == (call_id, "viewer", "script")
+    assert (line["call_id"], line["role"], line["login"]) == (call_id, "operator", "script")
 
 
 async def test_no_other_page_can_hang_up(simulator: Simulator) -> None:
     """A stranger's page cannot use the login of whoever looks at it."""
     async with _scene(simulator) as scene, scene.call() as (call_id, _):
         headers = {"Origin": ops_url_of(scene.running)}
-        async with scene.client.post("/login", data={"token": VIEW}, headers=headers) as reply:
+        async with scene.client.post("/login", data={"token": ACT}, headers=headers) as reply:
             assert reply.status == 200
         path = f"/console/calls/{call_id}/hang-up"
         async with scene.client.post(path, headers={"Origin": "http://evil.example"}) as reply:
@@ -404,7 +408,8 @@ async def test_a_listener_that_reads_nothing_is_let_go(
 @pytest.mark.parametrize(
     ("token", "setting", "words"),
     [
-        (VIEW, "1", "only for the role listener\n"),
+        (VIEW, "1", "this takes the role listener; yours is viewer\n"),
+        (ACT, "1", "this takes the role listener; yours is operator\n"),
         (LISTEN, "", "GATEWAY_LISTEN_IN is off\n"),
     ],
 )
@@ -418,12 +423,58 @@ async def test_not_everybody_may_listen(
     ):
         status, _, body = await scene.ask("GET", f"/console/calls/{call_id}/listen", token)
         refused = await metric(scene.running, 'gateway_listen_ins_total{result="refused"}')
-        page = await scene.data(f"/console/calls/{call_id}")
+        kept_out = await metric(scene.running, 'gateway_console_refused_total{reason="role"}')
+        page = await scene.data(f"/console/calls/{call_id}", token)
 
     assert (status, body) == (403, words)
-    assert refused == (0 if token == VIEW else 1)
+    assert refused == (1 if token == LISTEN else 0)
+    assert kept_out == (0 if token == LISTEN else 1)
     assert page["is_listening_allowed"] == bool(setting)
     assert not page["can_listen"]
+
+
+async def test_a_viewer_looks_and_does_nothing(simulator: Simulator) -> None:
+    """What is said is there, buttons are not; who asks all the same is refused, and counted."""
+    async with _scene(simulator) as scene:
+        async with scene.call() as (call_id, stream):
+            path = f"/console/calls/{call_id}"
+            going_on = await scene.data(path, VIEW)
+            hung_up = await scene.ask("POST", f"{path}/hang-up", VIEW)
+            assert scene.facts.of(CallEnded) == []
+            await stream.stop()
+            await scene.facts.wait_for(CallEnded)
+        over = await scene.data(path, VIEW)
+        erased = await scene.ask("DELETE", path, VIEW)
+        report = await scene.ask("GET", f"{path}/tape", VIEW)
+        kept_out = await metric(scene.running, 'gateway_console_refused_total{reason="role"}')
+        still_there = await scene.data(path)
+
+    words = "this takes the role operator; yours is viewer\n"
+    assert [reply[::2] for reply in (hung_up, erased, report)] == [(403, words)] * 3
+    assert kept_out == 3
+    assert going_on["call"]["call_id"] == still_there["call"]["call_id"] == call_id
+    assert not any(page[can] for page in (going_on, over) for can in MAY if can in page)
+    assert still_there["can_erase"]
+
+
+MAY = ("can_hang_up", "can_listen", "can_erase", "has_report")
+
+
+async def test_whatever_changes_something_takes_more_than_a_viewer(simulator: Simulator) -> None:
+    """No route of a page that is not for looking was forgotten."""
+    async with _scene(simulator, GATEWAY_SOFTPHONE="1") as scene:
+        state = _state_of(scene.running.gateway)
+    routes = [route for area in state.areas for route in area.routes]
+
+    assert {area.path: area.role for area in state.areas} == {
+        "/console": "viewer",
+        "/softphone": "operator",
+    }
+    assert len(routes) > len(PATHS)
+    assert not [route for route in routes if route.method != "GET" and route.role == "viewer"]
+    assert not [
+        route for route in routes if route.path.startswith("/softphone") and route.role == "viewer"
+    ]
 
 
 async def test_so_many_listen_and_no_more(
@@ -477,11 +528,15 @@ async def test_a_kept_call_leads_to_its_report(simulator: Simulator) -> None:
         console.rules = replace(console.rules, report=report)
         console.shelf = _Shelf({"a-1": '{"has_tape":true}', "a-2": '{"has_tape":false}'})
         taped, plain = [await scene.data(f"/console/calls/{call_id}") for call_id in ("a-1", "a-2")]
+        to_a_viewer = await scene.data("/console/calls/a-1", VIEW)
         away, _, body = await scene.ask("GET", "/console/calls/away")
         none, _, _ = await scene.ask("GET", "/console/calls/none")
 
     assert (taped["has_report"], plain["has_report"]) == (True, False)
-    assert taped["call"] == {"has_tape": True}
+    assert taped["call"] == to_a_viewer["call"] == {"has_tape": True}
+    assert taped["can_erase"]
+    assert not to_a_viewer["can_erase"]
+    assert not to_a_viewer["has_report"]
     assert (away, body, none) == (503, "the database does not answer\n", 404)
 
 

@@ -25,7 +25,7 @@ from tests.web.browser import Watched, chromium, keep_picture, look_as, new_page
 
 RATE_HZ = 24_000
 BYTES_PER_MS = RATE_HZ // 1000 * 2
-VIEW, LISTEN = "v" * 32, "l" * 32
+VIEW, ACT, LISTEN = "v" * 32, "o" * 32, "l" * 32
 MARKUP = "<b onclick=alert(1)>bold</b><img src=x onerror=alert(2)>"
 
 pytestmark = [pytest.mark.xdist_group("chromium"), pytest.mark.skipif(not chromium(), reason="")]
@@ -73,13 +73,16 @@ class _Scene:
         return ops_url_of(self.running)
 
     async def page(
-        self, width: str = "desktop", scheme: Literal["light", "dark"] = "light"
+        self,
+        width: str = "desktop",
+        scheme: Literal["light", "dark"] = "light",
+        token: str = LISTEN,
     ) -> Watched:
-        """The console's page, logged in as one who may listen."""
+        """The console's page, logged in; as one who may listen, if nothing else is said."""
         watched = await new_page(await self.browser.new_context())
         await look_as(watched.page, width, scheme)
         await watched.page.goto(f"{self.url}/console")
-        await watched.page.fill("#token", LISTEN)
+        await watched.page.fill("#token", token)
         await watched.page.click("text=Log in")
         await expect(watched.page.locator("#status-text")).to_have_text("Live")
         return watched
@@ -107,7 +110,8 @@ async def _scene(folder: Path) -> AsyncIterator[_Scene]:
     script.write_text(SCRIPT)
     simulator = await start_simulator(SimulatorOptions(script=script))
     changes = {
-        "GATEWAY_CONSOLE_TOKEN": VIEW,
+        "GATEWAY_CONSOLE_VIEW_TOKEN": VIEW,
+        "GATEWAY_CONSOLE_TOKEN": ACT,
         "GATEWAY_CONSOLE_LISTEN_TOKEN": LISTEN,
         "GATEWAY_LISTEN_IN": "1",
         "GATEWAY_DATABASE_URL": f"sqlite:///{folder}/calls.db",
@@ -157,6 +161,29 @@ async def test_a_call_is_shown_while_it_runs_and_hung_up(tmp_path: Path) -> None
     (ended,) = scene.facts.of(CallEnded)
     assert ended.termination.reason == "operator_hangup"
     assert watched.hosts == {scene.url.removeprefix("http://")}
+    assert not watched.complaints
+
+
+async def test_a_viewer_has_no_buttons(tmp_path: Path) -> None:
+    """Words, states and timings are there; nothing to hang up, listen or erase with."""
+    async with _scene(tmp_path) as scene:
+        watched = await scene.page(token=VIEW)
+        page = watched.page
+        caller = scene.phone()
+        await page.click("#now li a")
+        await expect(page.locator("#talk")).to_contain_text("this is the town hall")
+        await expect(page.locator(".bar")).to_contain_text("Logged in as viewer")
+        going_on = await page.locator("#actions > :visible").count()
+        await keep_picture(page, "console-viewer-desktop-light")
+        await scene.end(caller)
+        await expect(page.locator("#call-state")).to_have_text("Ended by an operator")
+        over = await page.locator("#actions > :visible").count()
+
+        operator = (await scene.page(token=ACT)).page
+        await operator.click("#lately li a")
+        await expect(operator.locator("#erase")).to_be_visible()
+
+    assert (going_on, over) == (0, 0)
     assert not watched.complaints
 
 

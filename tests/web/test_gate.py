@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.web import Role, Session
+from gateway.roles import Role
+from gateway.web import Session
 from gateway.web.gate import (
     FAILURES_WITHIN_S,
     MAX_ENDED,
@@ -15,9 +16,9 @@ from gateway.web.gate import (
     Gate,
 )
 
-VIEW, LISTEN = "v" * 32, "l" * 32
+VIEW, ACT, LISTEN = "v" * 32, "o" * 32, "l" * 32
 NOW = 1_800_000_000.0
-TOKENS: dict[Role, str] = {"viewer": VIEW, "listener": LISTEN}
+TOKENS: dict[Role, str] = {"viewer": VIEW, "operator": ACT, "listener": LISTEN}
 
 
 def _sealed(gate: Gate, token: str = VIEW) -> tuple[Session, str]:
@@ -26,7 +27,9 @@ def _sealed(gate: Gate, token: str = VIEW) -> tuple[Session, str]:
     return session, gate.seal(session)
 
 
-@pytest.mark.parametrize(("token", "role"), [(VIEW, "viewer"), (LISTEN, "listener")])
+@pytest.mark.parametrize(
+    ("token", "role"), [(VIEW, "viewer"), (ACT, "operator"), (LISTEN, "listener")]
+)
 def test_each_token_opens_its_role(token: str, role: Role) -> None:
     """A token becomes a session of its role, a seal, and the same session again."""
     gate = Gate(TOKENS)
@@ -40,7 +43,7 @@ def test_each_token_opens_its_role(token: str, role: Role) -> None:
 @given(st.text(max_size=80))
 def test_no_other_token_opens_anything(token: str) -> None:
     """Whatever is typed, only the token itself opens."""
-    assert (Gate(TOKENS).admit(token, NOW) is None) == (token not in {VIEW, LISTEN})
+    assert (Gate(TOKENS).admit(token, NOW) is None) == (token not in TOKENS.values())
 
 
 @given(st.text(max_size=200))

@@ -3,11 +3,13 @@
 from gateway.web import Session
 
 
-def test_a_listener_is_a_viewer_too() -> None:
-    """Roles include others as the table says, never the other way."""
-    assert Session("listener", 0.0).may("viewer")
-    assert Session("listener", 0.0).may("listener")
-    assert not Session("viewer", 0.0).may("listener")
+def test_a_session_may_what_its_role_may() -> None:
+    """And what the roles below it may, never the other way."""
+    operator = Session("operator", 0.0)
+
+    assert operator.may("viewer")
+    assert operator.may("operator")
+    assert not operator.may("listener")
 
 
 def test_a_session_does_not_show_its_number() -> None:

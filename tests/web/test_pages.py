@@ -1,8 +1,9 @@
 """Pages over real HTTP: nothing without a login, nothing from a stranger's page, strict headers."""
 
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 
 import aiohttp
@@ -12,12 +13,13 @@ from aiohttp.test_utils import TestServer
 from multidict import CIMultiDictProxy
 from structlog.testing import capture_logs
 
-from gateway.web import SESSION, Area, Role, Route, who
+from gateway.roles import Role
+from gateway.web import SESSION, Area, Route, who
 from gateway.web.gate import FAILURES_WITHIN_S, MAX_FAILURES, SESSION_S
-from gateway.web.pages import COOKIE, HEADERS, add_pages
+from gateway.web.pages import COOKIE, HEADERS, Refusal, add_pages
 
-VIEW, LISTEN = "v" * 32, "l" * 32
-TOKENS: dict[Role, str] = {"viewer": VIEW, "listener": LISTEN}
+VIEW, ACT, LISTEN = "v" * 32, "o" * 32, "l" * 32
+TOKENS: dict[Role, str] = {"viewer": VIEW, "operator": ACT, "listener": LISTEN}
 Headers = CIMultiDictProxy[str]
 STATIC = resources.files("gateway.web") / "static"
 
@@ -40,15 +42,17 @@ async def _socket(request: web.Request) -> web.WebSocketResponse:
 AREA = Area(
     "/calls",
     "Calls <now>",
-    "login.html",
+    "console.html",
     (
         Route("GET", "/calls/data", _who),
         Route("GET", "/calls/name", _name),
         Route("POST", "/calls/change", _who),
         Route("GET", "/calls/live", _socket),
         Route("GET", "/calls/ear", _who, "listener"),
+        Route("POST", "/calls/act", _who, "operator"),
     ),
 )
+FOR_OPERATORS = Area("/phone", "Phone", "softphone.html", role="operator")
 
 
 def _with_cookie(cookie: str) -> dict[str, str]:
@@ -61,6 +65,7 @@ class _Pages:
 
     url: str
     now: float = 1_800_000_000.0
+    refused: Counter[Refusal] = field(default_factory=Counter)
 
     async def ask(
         self, method: str, path: str, cookie: str = "", form_token: str | None = None, **more: str
@@ -91,7 +96,11 @@ async def pages() -> AsyncIterator[_Pages]:
     """A listener with one page and a clock that stands still."""
     app = web.Application()
     clock = _Pages("")
-    add_pages(app, TOKENS, [AREA], lambda: clock.now)
+
+    def refused(why: Refusal) -> None:
+        clock.refused[why] += 1
+
+    add_pages(app, TOKENS, [AREA, FOR_OPERATORS], refused, lambda: clock.now)
     with capture_logs():
         async with TestServer(app) as server:
             clock.url = f"http://{server.host}:{server.port}"
@@ -111,10 +120,14 @@ async def test_nothing_is_served_without_a_login(pages: _Pages, cookie: str) -> 
     assert (await pages.ask("POST", "/calls/change", cookie=cookie, Origin=pages.url))[0] == 401
 
 
+def _fail(why: Refusal) -> None:
+    pytest.fail(why)
+
+
 async def test_without_a_token_there_are_no_pages() -> None:
     """Not even a login: every path is unknown."""
     app = web.Application()
-    add_pages(app, {}, [AREA])
+    add_pages(app, {}, [AREA], _fail)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         for path in ("/", "/login", "/calls", "/calls/data", "/static/base.css"):
             async with session.get(server.make_url(path)) as reply:
@@ -172,6 +185,7 @@ async def test_a_wrong_token_is_told_and_counted(pages: _Pages) -> None:
     assert (await pages.log_in())[0] == 429
     bearer = f"Bearer {VIEW}"
     assert (await pages.ask("GET", "/calls/data", Authorization=bearer))[0] == 429
+    assert pages.refused == {"token": MAX_FAILURES, "barred": 2}
 
     pages.now += FAILURES_WITHIN_S
     assert (await pages.log_in())[0] == 303
@@ -235,13 +249,46 @@ async def test_a_login_of_any_length_is_refused(pages: _Pages) -> None:
 # ------------------------------------------------------------- roles
 
 
-async def test_roles_are_asked_for(pages: _Pages) -> None:
-    """A viewer may not do what only a listener may; a listener may do both."""
-    viewer, listener = await pages.cookie(VIEW), await pages.cookie(LISTEN)
+@pytest.mark.parametrize(
+    ("token", "statuses"),
+    [(VIEW, (200, 403, 403)), (ACT, (200, 200, 403)), (LISTEN, (200, 200, 200))],
+)
+async def test_roles_are_asked_for(
+    pages: _Pages, token: str, statuses: tuple[int, int, int]
+) -> None:
+    """Each may do what its own role may and those below it; what is refused is counted."""
+    cookie = await pages.cookie(token)
+    for (method, path), status in zip(
+        [("GET", "/calls/data"), ("POST", "/calls/act"), ("GET", "/calls/ear")],
+        statuses,
+        strict=True,
+    ):
+        assert (await pages.ask(method, path, cookie, Origin=pages.url))[0] == status
 
-    assert (await pages.ask("GET", "/calls/ear", cookie=viewer))[0] == 403
-    assert (await pages.ask("GET", "/calls/ear", cookie=listener))[::2] == (200, '"listener"')
-    assert (await pages.ask("GET", "/calls/data", cookie=listener))[::2] == (200, '"listener"')
+    assert pages.refused["role"] == statuses.count(403)
+
+
+async def test_a_refusal_names_the_role_that_it_takes(pages: _Pages) -> None:
+    """To whoever asked, and in the log with who it was."""
+    with capture_logs() as logs:
+        cookie = await pages.cookie(VIEW)
+        _, _, text = await pages.ask("POST", "/calls/act", cookie, Origin=pages.url)
+    (line,) = (line for line in logs if line["event"] == "console_refused")
+
+    assert text == "this takes the role operator; yours is viewer\n"
+    assert (line["role"], line["wanted"], line["path"]) == ("viewer", "operator", "/calls/act")
+
+
+async def test_a_page_for_others_is_not_offered(pages: _Pages) -> None:
+    """It is not in the navigation, not where a login leads, and not served."""
+    viewer, operator = await pages.cookie(VIEW), await pages.cookie(ACT)
+    assert 'href="/phone"' not in (await pages.ask("GET", "/calls", viewer))[2]
+    assert (await pages.ask("GET", "/phone", viewer))[0] == 403
+    assert 'href="/phone"' in (await pages.ask("GET", "/phone", operator))[2]
+
+    for token, path in ((VIEW, "/calls"), (ACT, "/phone")):
+        _, headers = await pages.log_in(token, "/login?next=/phone")
+        assert headers["Location"] == path
 
 
 async def test_scripts_bring_the_token_itself(pages: _Pages) -> None:

@@ -323,7 +323,7 @@ async def test_a_wrong_token_shows_nothing(scene: _Set) -> None:
     await page.fill("#token", "w" * 32)
     await page.click("text=Log in")
 
-    await expect(page.get_by_role("alert")).to_have_text("This is not the console's token.")
+    await expect(page.get_by_role("alert")).to_have_text("This is no token of the console.")
     await keep_picture(page, "login-wrong")
     for path in ("softphone/agents", "softphone/media", "static/softphone.js"):
         reply = await page.request.get(f"{scene.url}/{path}")

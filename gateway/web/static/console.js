@@ -303,8 +303,8 @@ function showPage(page) {
   put(at("call-id"), call.call_id);
   show(at("hang-up"), Boolean(page.can_hang_up));
   show(at("listen"), Boolean(page.can_listen));
-  show(at("erase"), call.ended_at !== null);
-  show(at("report"), Boolean(page.has_report) && call.ended_at !== null);
+  show(at("erase"), Boolean(page.can_erase));
+  show(at("report"), Boolean(page.has_report));
   at("report").href = `/console/calls/${encodeURIComponent(call.call_id)}/tape`;
   const ears = page.listeners ?? 0;
   put(at("listened"), `${many(ears, "person listens", "people listen")} in to this call.`);
@@ -442,18 +442,24 @@ function ask(title, words, yes) {
   });
 }
 
+// The buttons of what one may not do are not there; the login may have changed in another tab.
+function refusal({ status }) {
+  if (status === 401) return "You are logged out. Please log in again.";
+  return status === 403 ? "Your login may not do this." : "That did not work. Please try again.";
+}
+
 at("hang-up").addEventListener("click", async () => {
   const id = call.call_id;
   if (!(await ask("Hang up this call?", "The line drops at once, in the middle of whatever is being said.", "Hang up"))) return;
   const reply = await fetch(`/console/calls/${encodeURIComponent(id)}/hang-up`, { method: "POST" });
-  if (!reply.ok) complain(reply.status === 404 ? "The call was over already." : "That did not work. Please try again.");
+  if (!reply.ok) complain(reply.status === 404 ? "The call was over already." : refusal(reply));
 });
 
 at("erase").addEventListener("click", async () => {
   const id = call.call_id;
   if (!(await ask("Erase this call?", "What is known of it here and in the database is deleted. Tapes, logs and metrics stay.", "Erase"))) return;
   const reply = await fetch(`/console/calls/${encodeURIComponent(id)}`, { method: "DELETE" });
-  if (!reply.ok && reply.status !== 404) return complain("That did not work. Please try again.");
+  if (!reply.ok && reply.status !== 404) return complain(refusal(reply));
   rows.delete(id);
   items.get(id)?.remove();
   items.delete(id);

@@ -45,7 +45,10 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who asks: the role, and until when (unix s). ``number`` is unguessable."""
+    """Who asks: the role, and until when (unix s).
+
+    ``number`` is that of a login, and unguessable; "" for who brings the token with each request.
+    """
 
     role: Role
     expires_at: float
@@ -76,7 +79,5 @@ def bearer_of(request: web.Request) -> str | None:
 
 def who(request: web.Request, session: Session) -> dict[str, str]:
     """For the log: the role, which login it was (not how to use it), and from where."""
-    login = hashlib.sha256(session.number.encode()).hexdigest()[:8]
-    if bearer_of(request) is not None:
-        login = "script"
+    login = hashlib.sha256(session.number.encode()).hexdigest()[:8] if session.number else "script"
     return {"role": session.role, "login": login, "source": request.remote or ""}

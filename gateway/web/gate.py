@@ -1,13 +1,11 @@
-"""Who may see the pages: tokens become sessions that expire, guesses are counted."""
+"""Who may see the pages: tokens become logins that expire, guesses are counted."""
 
-import base64
-import binascii
 import hashlib
 import hmac
 import secrets
-import struct
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from gateway.roles import Role, highest
@@ -18,21 +16,21 @@ SESSION_S: Final = 12 * 3600.0
 # So many wrong tokens of one address, then it has to wait until the time is over.
 MAX_FAILURES: Final = 10
 FAILURES_WITHIN_S: Final = 60.0
-# Addresses and ended sessions that are remembered; beyond, the oldest is forgotten.
+# Addresses that are remembered; beyond, the oldest is forgotten.
 MAX_SOURCES: Final = 1024
-MAX_ENDED: Final = 1024
-# Longer than any token or seal of ours: not worth a look.
+# Logins of a role; beyond, the oldest is logged out.
+MAX_LOGINS: Final = 1024
+# Longer than any token or cookie of ours: not worth a look.
 MAX_CHARS: Final = 1024
 
-_NUMBER_BYTES: Final = 16
-_BODY: Final = struct.Struct(">d16s")
+_NUMBER_BYTES: Final = 32
 
 
 class Gate:
-    """Turns a token into a session and a session into a seal for a cookie, and back.
+    """Turns a token into a session, and knows who has logged in.
 
-    A seal is ``role.base64url(expiry | 128-bit number | HMAC-SHA256 of all three)``. Its key
-    comes from the role's token: a restart logs nobody out, another token logs everybody out.
+    Logins are remembered here and nowhere else: one that has ended is gone, and a restart logs
+    everybody out. The cookie is a number of 256 random bits, of which only the digest is kept.
 
     Args:
         tokens: the token of each role there is.
@@ -40,51 +38,47 @@ class Gate:
 
     def __init__(self, tokens: Mapping[Role, str]) -> None:
         self._digests = {role: _digest(token) for role, token in tokens.items()}
-        self._keys = {role: _seal_key(token) for role, token in tokens.items()}
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        # Of each role by itself: those who only look cannot log the others out by coming often.
+        self._logins: dict[Role, OrderedDict[bytes, Session]] = {
+            role: OrderedDict() for role in tokens
+        }
 
     def admit(self, token: str, now: float) -> Session | None:
-        """A new session for whoever has a token; None for anybody else. ``now`` is unix s."""
+        """A session for whoever has a token; None for anybody else. ``now`` is unix s.
+
+        It is good for what is asked with the token; ``log_in`` makes one that needs no token.
+        """
         given = _digest(token[:MAX_CHARS])
         # All are compared, whichever fits: the time it takes tells nothing.
         fitting = [
             role for role, known in self._digests.items() if hmac.compare_digest(known, given)
         ]
-        if not fitting:
-            return None
-        return Session(highest(fitting), now + SESSION_S, secrets.token_hex(_NUMBER_BYTES))
+        return Session(highest(fitting), now + SESSION_S) if fitting else None
 
-    def seal(self, session: Session) -> str:
-        """The session as a text that only we can make."""
-        body = _BODY.pack(session.expires_at, bytes.fromhex(session.number))
-        sealed = body + self._tag(session.role, body)
-        return f"{session.role}.{base64.urlsafe_b64encode(sealed).decode()}"
+    def log_in(self, session: Session) -> Session:
+        """Remember a session until it is over; its ``number`` is for the cookie."""
+        numbered = replace(session, number=secrets.token_hex(_NUMBER_BYTES))
+        logins = self._logins[session.role]
+        logins[_digest(numbered.number)] = numbered
+        while len(logins) > MAX_LOGINS:
+            logins.popitem(last=False)
+        return numbered
 
-    def open(self, seal: str, now: float) -> Session | None:
-        """The session of a seal; None when it is not ours, expired, or was ended."""
-        role = next((role for role in self._keys if seal.startswith(f"{role}.")), None)
-        raw = _decoded(seal[:MAX_CHARS].partition(".")[2])
-        if role is None or len(raw) < _BODY.size:
-            return None
-        body, tag = raw[: _BODY.size], raw[_BODY.size :]
-        if not hmac.compare_digest(tag, self._tag(role, body)):
-            return None
-        expires_at, number = _BODY.unpack(body)
-        session = Session(role, expires_at, number.hex())
-        return None if self.is_over(session, now) else session
+    def open(self, cookie: str, now: float) -> Session | None:
+        """The session of a cookie; None when there is none, or it is over."""
+        digest = _digest(cookie[:MAX_CHARS])
+        found = (logins.get(digest) for logins in self._logins.values())
+        session = next(filter(None, found), None)
+        return None if session is None or self.is_over(session, now) else session
 
     def is_over(self, session: Session, now: float) -> bool:
-        """Whether it has expired, or was ended."""
-        return now >= session.expires_at or session.number in self._ended
+        """Whether it has expired, or was ended; what comes with a token only expires."""
+        is_gone = bool(session.number) and _digest(session.number) not in self._logins[session.role]
+        return is_gone or now >= session.expires_at
 
     def end(self, session: Session) -> None:
-        """Log out: the session's seal is worth nothing from now on."""
-        self._ended[session.number] = None
-        while len(self._ended) > MAX_ENDED:
-            self._ended.popitem(last=False)
-
-    def _tag(self, role: Role, body: bytes) -> bytes:
-        return hmac.digest(self._keys[role], role.encode() + body, hashlib.sha256)
+        """Log out: the session's cookie is worth nothing from now on."""
+        self._logins[session.role].pop(_digest(session.number), None)
 
 
 class Failures:
@@ -108,14 +102,3 @@ class Failures:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-
-
-def _seal_key(token: str) -> bytes:
-    return hmac.digest(token.encode(), b"session of the console", hashlib.sha256)
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        return b""

@@ -299,9 +299,10 @@ async def _login(reception: _Reception, request: web.Request) -> web.Response:
         return _html(_login_text(reception, text), 429)
     if session is None:
         return _html(_login_text(reception, "This is no token of the console."), 401)
+    session = reception.gate.log_in(session)
     _log.info("console_login", **who(request, session))
     response = _see(_next_of(reception, request, session))
-    _set_cookie(request, response, reception.gate.seal(session))
+    _set_cookie(request, response, session.number)
     return response
 
 
@@ -324,10 +325,10 @@ def _next_of(reception: _Reception, request: web.Request, session: Session) -> s
     return wanted if wanted in allowed else reception.home
 
 
-def _set_cookie(request: web.Request, response: web.StreamResponse, seal: str) -> None:
+def _set_cookie(request: web.Request, response: web.StreamResponse, number: str) -> None:
     response.set_cookie(
         COOKIE,
-        seal,
+        number,
         max_age=int(SESSION_S),
         path="/",
         httponly=True,

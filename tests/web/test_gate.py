@@ -1,4 +1,4 @@
-"""Tokens and seals: only ours open anything, and not for ever; guesses are counted."""
+"""Tokens and logins: only ours open anything, and not for ever; guesses are counted."""
 
 import pytest
 from hypothesis import given
@@ -8,8 +8,8 @@ from gateway.roles import Role
 from gateway.web import Session
 from gateway.web.gate import (
     FAILURES_WITHIN_S,
-    MAX_ENDED,
     MAX_FAILURES,
+    MAX_LOGINS,
     MAX_SOURCES,
     SESSION_S,
     Failures,
@@ -21,23 +21,23 @@ NOW = 1_800_000_000.0
 TOKENS: dict[Role, str] = {"viewer": VIEW, "operator": ACT, "listener": LISTEN}
 
 
-def _sealed(gate: Gate, token: str = VIEW) -> tuple[Session, str]:
-    session = gate.admit(token, NOW)
+def _login(gate: Gate, token: str = VIEW, now: float = NOW) -> Session:
+    session = gate.admit(token, now)
     assert session is not None
-    return session, gate.seal(session)
+    return gate.log_in(session)
 
 
 @pytest.mark.parametrize(
     ("token", "role"), [(VIEW, "viewer"), (ACT, "operator"), (LISTEN, "listener")]
 )
 def test_each_token_opens_its_role(token: str, role: Role) -> None:
-    """A token becomes a session of its role, a seal, and the same session again."""
+    """A token becomes a session of its role, a cookie, and the same session again."""
     gate = Gate(TOKENS)
-    session, seal = _sealed(gate, token)
+    session = _login(gate, token)
 
     assert session.role == role
     assert session.expires_at == NOW + SESSION_S
-    assert gate.open(seal, NOW) == session
+    assert gate.open(session.number, NOW) == session
 
 
 @given(st.text(max_size=80))
@@ -47,71 +47,94 @@ def test_no_other_token_opens_anything(token: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_no_made_up_seal_opens_anything(seal: str) -> None:
-    """A seal nobody made is nothing, and no reason to fail."""
-    assert Gate(TOKENS).open(seal, NOW) is None
+def test_no_made_up_cookie_opens_anything(cookie: str) -> None:
+    """What nobody was given is nothing, and no reason to fail."""
+    gate = Gate(TOKENS)
+    _login(gate)
+
+    assert gate.open(cookie, NOW) is None
 
 
 @given(st.data())
-def test_no_changed_seal_opens_anything(data: st.DataObject) -> None:
-    """One other character anywhere: another role, another time, another number do not help."""
+def test_no_changed_cookie_opens_anything(data: st.DataObject) -> None:
+    """One other character anywhere."""
     gate = Gate(TOKENS)
-    _, seal = _sealed(gate)
-    at = data.draw(st.integers(0, len(seal) - 1))
-    other = data.draw(st.sampled_from("Aaz09-_.=l"))
-    # The last character of base64 carries bits that nobody reads; it is "=" here or "A".
-    changed = seal[:at] + other + seal[at + 1 :]
+    cookie = _login(gate).number
+    at = data.draw(st.integers(0, len(cookie) - 1))
+    changed = cookie[:at] + data.draw(st.sampled_from("Aafz09-_.=")) + cookie[at + 1 :]
 
-    assert changed == seal or gate.open(changed, NOW) is None
+    assert changed == cookie or gate.open(changed, NOW) is None
 
 
-def test_the_role_in_a_seal_cannot_be_exchanged() -> None:
-    """A viewer's seal under a listener's name is nothing."""
-    gate = Gate(TOKENS)
-    _, seal = _sealed(gate)
-
-    assert gate.open(seal.replace("viewer", "listener"), NOW) is None
-
-
-def test_a_seal_expires() -> None:
+def test_a_login_expires() -> None:
     """To the second."""
     gate = Gate(TOKENS)
-    _, seal = _sealed(gate)
+    session = _login(gate)
 
-    assert gate.open(seal, NOW + SESSION_S - 1) is not None
-    assert gate.open(seal, NOW + SESSION_S) is None
-
-
-def test_a_restart_logs_nobody_out_and_a_new_token_everybody_of_its_role() -> None:
-    """The seal's key is made of the token."""
-    _, seal = _sealed(Gate(TOKENS))
-
-    assert Gate(TOKENS).open(seal, NOW) is not None
-    assert Gate({"viewer": "n" * 32, "listener": LISTEN}).open(seal, NOW) is None
-    assert Gate({"listener": LISTEN}).open(seal, NOW) is None
+    for after_s, is_over in ((SESSION_S - 1, False), (SESSION_S, True)):
+        assert gate.is_over(session, NOW + after_s) == is_over
+        assert (gate.open(session.number, NOW + after_s) is None) == is_over
 
 
-def test_a_seal_is_worth_nothing_after_the_logout() -> None:
-    """Of this session only; and what is remembered is bounded."""
+def test_a_restart_logs_everybody_out() -> None:
+    """Also whoever had logged out before it: no cookie of an earlier run opens anything."""
+    before = Gate(TOKENS)
+    gone, there = _login(before), _login(before)
+    before.end(gone)
+
+    for session in (gone, there):
+        assert Gate(TOKENS).open(session.number, NOW) is None
+
+
+def test_a_cookie_is_worth_nothing_after_the_logout() -> None:
+    """Of this login only, however many come and go after it."""
     gate = Gate(TOKENS)
-    first, first_seal = _sealed(gate)
-    _, second_seal = _sealed(gate)
+    first, second = _login(gate), _login(gate)
+    gate.end(first)
     gate.end(first)
 
-    assert gate.open(first_seal, NOW) is None
-    assert gate.open(second_seal, NOW) is not None
+    assert gate.open(first.number, NOW) is None
+    assert gate.is_over(first, NOW)
+    assert gate.open(second.number, NOW) == second
 
-    for number in range(2 * MAX_ENDED):
-        gate.end(Session("viewer", NOW, str(number)))
-    assert len(gate._ended) == MAX_ENDED
+    for _ in range(2 * MAX_LOGINS):
+        gate.end(_login(gate))
+    assert gate.open(first.number, NOW) is None
+    assert gate.open(second.number, NOW) == second
 
 
-def test_a_seal_does_not_show_the_token() -> None:
-    """Neither as it is nor in a session's representation."""
-    session, seal = _sealed(Gate(TOKENS))
+def test_logins_without_end_take_bounded_memory() -> None:
+    """The oldest of the same role is logged out; those who only look push out no operator."""
+    gate = Gate(TOKENS)
+    operator, oldest = _login(gate, ACT), _login(gate)
+    newest = [_login(gate) for _ in range(MAX_LOGINS)]
 
-    assert VIEW not in seal
+    assert gate.open(oldest.number, NOW) is None
+    assert gate.is_over(oldest, NOW)
+    assert [gate.open(session.number, NOW) for session in newest] == newest
+    assert gate.open(operator.number, NOW) == operator
+
+
+def test_whoever_brings_the_token_each_time_is_not_remembered() -> None:
+    """A script's session has no number that would open anything; it expires like others."""
+    gate = Gate(TOKENS)
+    session = gate.admit(VIEW, NOW)
+
+    assert session is not None
+    assert session.number == ""
+    assert gate.open("", NOW) is None
+    assert not gate.is_over(session, NOW)
+    assert gate.is_over(session, NOW + SESSION_S)
+
+
+def test_a_cookie_does_not_show_the_token_nor_a_session_its_number() -> None:
+    """Nor is the number kept: whoever reads our memory finds digests."""
+    gate = Gate(TOKENS)
+    session = _login(gate)
+
+    assert VIEW not in session.number
     assert session.number not in repr(session)
+    assert session.number.encode() not in gate._logins["viewer"]
 
 
 def test_too_many_wrong_tokens_bar_an_address_for_a_while() -> None:

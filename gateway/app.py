@@ -73,6 +73,7 @@ from gateway.web import Area
 from gateway.web.building import build_console
 from gateway.web.console import Console, OpenLine
 from gateway.web.pages import Refusal, add_pages
+from gateway.web.proxies import behind
 from gateway.web.softphone import PageLink, Switchboard, softphone_area
 from gateway.web.tap import TappedStream
 
@@ -677,7 +678,9 @@ async def _readyz(request: web.Request) -> web.Response:
 
 def ops_app(settings: Settings, state: State) -> web.Application:
     """The operations listener: metrics and health, and the pages behind their login."""
-    app = web.Application(client_max_size=PAGE_MESSAGE_BYTES)
+    proxies = settings.trusted_networks
+    middlewares = [behind(proxies)] if proxies else []
+    app = web.Application(client_max_size=PAGE_MESSAGE_BYTES, middlewares=middlewares)
     add_pages(app, settings.console_tokens, state.areas, state.refused)
     app[STATE] = state
     app.router.add_get("/metrics", _metrics)

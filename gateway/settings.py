@@ -15,6 +15,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -73,6 +74,7 @@ _TOKEN_OF: Mapping[Role, str] = {
     "operator": "console_token",
     "listener": "console_listen_token",
 }
+_PROXIES_ACCEPTED = "addresses, or networks such as 10.1.0.0/16, separated by commas"
 _MAX_TWILIO_TOKENS = 2
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_AGENTS = 50
@@ -360,6 +362,15 @@ class Settings(_Table):
         "the usual port of metrics exporters",
         ge=0,
         le=65535,
+    )
+    trusted_proxies: str = _setting(
+        "GATEWAY_TRUSTED_PROXIES",
+        "",
+        "Reverse proxies in front of the operations listener, addresses or networks such as "
+        "127.0.0.1, 10.1.0.0/16: what they say in X-Forwarded-For about who asks is believed",
+        "anybody can write such a header; without a word about whom to believe it is not read",
+        accepted=_PROXIES_ACCEPTED,
+        max_length=4096,
     )
     public_url: str = _setting(
         "GATEWAY_PUBLIC_URL",
@@ -802,6 +813,17 @@ class Settings(_Table):
             raise ValueError("has a query or fragment; accepted: an https:// URL without them")
         return value.rstrip("/")
 
+    @field_validator("trusted_proxies", mode="after")
+    @classmethod
+    def _proxies_are_some(cls, value: str) -> str:
+        try:
+            networks = _networks(value)
+        except ValueError:
+            raise ValueError(f"accepted: {_PROXIES_ACCEPTED}") from None
+        if any(network.prefixlen == 0 for network in networks):
+            raise ValueError("trusts everybody, so that anybody could be anybody; name fewer")
+        return value
+
     @field_validator("twilio_auth_token", mode="after")
     @classmethod
     def _at_most_two_tokens(cls, value: SecretStr | None) -> SecretStr | None:
@@ -858,6 +880,11 @@ class Settings(_Table):
     def token_scope(self) -> str:
         """The scope to ask Microsoft Entra ID for."""
         return self.entra_scope or _ENTRA_SCOPE[self.dialect]
+
+    @property
+    def trusted_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The reverse proxies whose word about who asks is taken; an address is a small network."""
+        return _networks(self.trusted_proxies)
 
     @property
     def twilio_auth_tokens(self) -> tuple[str, ...]:
@@ -1020,6 +1047,11 @@ def _with_name(key: str, table: Any) -> Any:
 def _split(secret: SecretStr) -> tuple[str, ...]:
     parts = (part.strip() for part in secret.get_secret_value().split(","))
     return tuple(part for part in parts if part)
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    parts = filter(None, (part.strip() for part in text.split(",")))
+    return tuple(map(ipaddress.ip_network, parts))
 
 
 def _spellings(secret: SecretStr) -> tuple[str, ...]:

@@ -184,7 +184,8 @@ ROOMS = {
         _WIRE,
     ),
     "web": _room("roles", _IO - {"aiohttp"} | _CLOCK | _DICE | _WIRE),
-    "web.gate": _room("roles web", _IO | _CLOCK),  # numbers of sessions: drawn and sealed here
+    "web.gate": _room("roles web", _IO | _CLOCK | _WIRE),  # numbers of logins are drawn here
+    "web.proxies": _room("", _PURE - {"aiohttp"}),
     "web.softphone": _room("errors events settings web", _IO - {"aiohttp"} | _CLOCK | _DICE),
     "web.pages": _room("logs roles web web.gate", _IO - {"aiohttp", "structlog", "urllib"} | _DICE),
     "web.shelf": _room("errors", _PURE),

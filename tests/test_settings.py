@@ -218,6 +218,30 @@ def test_each_token_of_the_pages_has_its_role() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("proxy.example", "accepted: addresses, or networks"),
+        ("10.0.0.1/8", "accepted: addresses, or networks"),
+        ("127.0.0.1; 10.0.0.1", "accepted: addresses, or networks"),
+        ("0.0.0.0/0", "trusts everybody"),
+        ("10.0.0.1, ::/0", "trusts everybody"),
+    ],
+)
+def test_proxies_that_cannot_be_trusted(text: str, words: str) -> None:
+    """Names, networks that are none, and the whole world."""
+    [problem] = problems(OPENAI | {"GATEWAY_TRUSTED_PROXIES": text})
+    assert problem.startswith(f"GATEWAY_TRUSTED_PROXIES: {words}")
+
+
+def test_proxies_are_addresses_and_networks() -> None:
+    """None, one, or some of both kinds."""
+    some = {"GATEWAY_TRUSTED_PROXIES": "127.0.0.1, 10.1.0.0/16,fd00::/8"}
+    assert load_settings(OPENAI).trusted_networks == ()
+    networks = load_settings(OPENAI | some).trusted_networks
+    assert list(map(str, networks)) == ["127.0.0.1/32", "10.1.0.0/16", "fd00::/8"]
+
+
 @pytest.mark.parametrize("url", ["calls.db", "mysql://host/db", "postgresql://[bad/db"])
 def test_databases_that_are_none(url: str) -> None:
     """It says what would be accepted, and repeats no URL: there may be a password in it."""

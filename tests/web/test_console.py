@@ -477,6 +477,19 @@ async def test_whatever_changes_something_takes_more_than_a_viewer(simulator: Si
     ]
 
 
+async def test_the_log_says_who_listens_behind_a_proxy(simulator: Simulator) -> None:
+    """The address that a trusted proxy tells of; over a WebSocket, too."""
+    proxied = {"GATEWAY_LISTEN_IN": "1", "GATEWAY_TRUSTED_PROXIES": "127.0.0.0/8"}
+    async with _scene(simulator, **proxied) as scene, scene.call() as (call_id, _):
+        headers = {"Authorization": f"Bearer {LISTEN}", "X-Forwarded-For": "6.6.6.6, 203.0.113.7"}
+        path = f"/console/calls/{call_id}/listen"
+        async with scene.client.ws_connect(path, headers=headers) as socket:
+            assert "caller" in await socket.receive_json(timeout=5)
+    (began,) = _logged(scene, "listen_in_began")
+
+    assert began["source"] == "203.0.113.7"
+
+
 async def test_so_many_listen_and_no_more(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib import resources
+from ipaddress import ip_network
 
 import aiohttp
 import pytest
@@ -17,6 +19,7 @@ from gateway.roles import Role
 from gateway.web import SESSION, Area, Route, who
 from gateway.web.gate import FAILURES_WITHIN_S, MAX_FAILURES, SESSION_S
 from gateway.web.pages import COOKIE, HEADERS, Refusal, add_pages
+from gateway.web.proxies import Network, behind
 
 VIEW, ACT, LISTEN = "v" * 32, "o" * 32, "l" * 32
 TOKENS: dict[Role, str] = {"viewer": VIEW, "operator": ACT, "listener": LISTEN}
@@ -94,7 +97,20 @@ class _Pages:
 @pytest.fixture
 async def pages() -> AsyncIterator[_Pages]:
     """A listener with one page and a clock that stands still."""
-    app = web.Application()
+    async with _pages() as found:
+        yield found
+
+
+@pytest.fixture
+async def behind_proxy() -> AsyncIterator[_Pages]:
+    """The same, where a proxy on this machine is trusted."""
+    async with _pages(ip_network("127.0.0.1")) as found:
+        yield found
+
+
+@asynccontextmanager
+async def _pages(*proxies: Network) -> AsyncIterator[_Pages]:
+    app = web.Application(middlewares=[behind(proxies)])
     clock = _Pages("")
 
     def refused(why: Refusal) -> None:
@@ -196,6 +212,43 @@ async def test_wrong_bearers_are_counted_too(pages: _Pages) -> None:
     for _ in range(MAX_FAILURES):
         assert (await pages.ask("GET", "/calls/data", Authorization="Bearer x"))[0] == 401
     assert (await pages.ask("GET", "/calls/data", Authorization="Bearer x"))[0] == 429
+
+
+@dataclass(frozen=True, slots=True)
+class _Visitor:
+    """Whoever asks through a proxy, with what they wrote into the header before it."""
+
+    pages: _Pages
+    address: str
+    spoofed: str = ""
+
+    async def bring(self, token: str) -> int:
+        """The status of a request with a token."""
+        said = ", ".join(filter(None, (self.spoofed, self.address)))
+        headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": said}
+        return (await self.pages.ask("GET", "/calls/data", **headers))[0]
+
+
+async def test_behind_a_trusted_proxy_each_waits_for_their_own_guesses(
+    behind_proxy: _Pages,
+) -> None:
+    """Who guesses is barred whatever they say to be; others behind the same proxy are not."""
+    for number in range(MAX_FAILURES):
+        guesser = _Visitor(behind_proxy, "203.0.113.7", spoofed=f"198.51.100.{number}")
+        assert await guesser.bring("wrong") == 401
+    assert await _Visitor(behind_proxy, "203.0.113.7", "198.51.100.99").bring(VIEW) == 429
+
+    assert await _Visitor(behind_proxy, "203.0.113.8").bring(VIEW) == 200
+    # Nor can anybody get somebody else barred.
+    assert await _Visitor(behind_proxy, "198.51.100.0").bring(VIEW) == 200
+
+
+async def test_without_a_trusted_proxy_the_header_is_nothing(pages: _Pages) -> None:
+    """Another address in each request does not help who guesses."""
+    for number in range(MAX_FAILURES):
+        assert await _Visitor(pages, f"203.0.113.{number}").bring("wrong") == 401
+
+    assert await _Visitor(pages, "203.0.113.99").bring(VIEW) == 429
 
 
 async def test_a_login_is_told_with_the_name_that_its_deeds_bear(pages: _Pages) -> None:

@@ -208,6 +208,22 @@ async def twilio_stream(
         yield Stream(socket, TwilioLine(call, 40.0))
 
 
+async def upgrade_status(url: str, headers: Mapping[str, str] | None = None) -> int:
+    """The status of a media upgrade; 101 when it went through."""
+    try:
+        async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers):
+            return 101
+    except aiohttp.WSServerHandshakeError as error:
+        return error.status
+
+
+def sample(running: Running, name: str, **labels: str) -> float:
+    """One number of the gateway's own registry."""
+    value = running.gateway.registry.get_sample_value(f"gateway_{name}", labels)
+    assert value is not None
+    return value
+
+
 @dataclass
 class FakeRest:
     """Stands in for Twilio's REST interface: remembers what it was asked."""

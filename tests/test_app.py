@@ -3,39 +3,30 @@
 import asyncio
 import base64
 import functools
-import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from datetime import date
-from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import aiohttp
 import pytest
-from structlog.testing import capture_logs
 from twilio.request_validator import RequestValidator
 
-from gateway.app import RETRY_AFTER_S, Running, load_prompts, open_gateway
+from gateway.app import Running, load_prompts, open_gateway
 from gateway.audio.wav import read_wav
 from gateway.errors import AudioFileError, PeerRefused
 from gateway.events import (
-    CallBegan,
     CallEnded,
     CallReady,
-    CostIncurred,
     PromptPlayed,
-    RealtimeOpened,
-    SetUpTimed,
-    TokensUsed,
 )
-from gateway.prices import read_prices
-from gateway.settings import Agent, Settings, load_settings
+from gateway.settings import load_settings
 from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallAuth, CallPlan
 from gateway.simulator.server import Simulator
+from gateway.usher import RETRY_AFTER_S
 from tests.running import (
     PBX_PASSWORD,
     TWILIO_TOKEN,
@@ -45,9 +36,11 @@ from tests.running import (
     happens,
     metric,
     ops_url_of,
+    sample,
     secrets_for,
     settings_for,
     twilio_stream,
+    upgrade_status,
     url_of,
     watched_gateway,
 )
@@ -123,15 +116,6 @@ async def _token(running: Running, call_sid: str = SID) -> str:
     return _parameters(body)["token"]
 
 
-async def _upgrade_status(url: str, headers: Mapping[str, str] | None = None) -> int:
-    """The status of a media upgrade; 101 when it went through."""
-    try:
-        async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers):
-            return 101
-    except aiohttp.WSServerHandshakeError as error:
-        return error.status
-
-
 async def _has_begun(running: Running) -> bool:
     return await happens(lambda: running.gateway.admission.calls == 1)
 
@@ -168,7 +152,7 @@ async def test_a_socket_without_a_signature_stays_outside(
     secure: Running, simulator: Simulator, headers: dict[str, str]
 ) -> None:
     """P62: 403 before the upgrade, counted, and the model is not even dialled."""
-    assert await _upgrade_status(url_of(secure) + MEDIA, headers) == 403
+    assert await upgrade_status(url_of(secure) + MEDIA, headers) == 403
     kind = "signature" if headers else "missing"
     assert await metric(secure, f'gateway_auth_failures_total{{kind="{kind}"}}') == 1
     assert simulator.connections == 0
@@ -276,7 +260,7 @@ async def test_a_browser_is_refused(gateway: Running, simulator: Simulator) -> N
     """P76: an upgrade with an Origin is 403 even where no proof of origin is asked for."""
     headers = {"Origin": "https://evil.example"}
 
-    assert await _upgrade_status(url_of(gateway) + MEDIA, headers) == 403
+    assert await upgrade_status(url_of(gateway) + MEDIA, headers) == 403
     assert simulator.connections == 0
 
 
@@ -328,61 +312,6 @@ async def test_a_full_gateway_says_so_in_the_providers_words(simulator: Simulato
     assert after == 200
 
 
-async def test_a_socket_that_says_nothing_loses_its_place(simulator: Simulator) -> None:
-    """Silent sockets count as calls until their deadline, then the place is free."""
-    settings = settings_for(simulator, GATEWAY_MAX_CALLS="1", GATEWAY_START_DEADLINE_S="0.2")
-    async with open_gateway(settings) as running:
-        async with twilio_stream(url_of(running)) as stream:
-            assert await _upgrade_status(url_of(running) + MEDIA) == 503
-            assert await stream.closed() == 1008
-        assert await _upgrade_status(url_of(running) + MEDIA) == 101
-        counted = 'gateway_rejected_total{reason="start_timeout",stage="handshake"}'
-        assert await metric(running, counted) == 1
-
-    assert simulator.connections == 0
-
-
-async def test_one_call_id_is_one_call(
-    gateway: Running, facts: Facts, simulator: Simulator
-) -> None:
-    """P11: a second stream of a running call is closed; the first goes on; one session."""
-    async with twilio_stream(url_of(gateway), SID) as first:
-        await first.start()
-        await facts.wait_for(CallReady)
-        async with twilio_stream(url_of(gateway), SID) as second:
-            await second.start()
-            assert await second.closed() == 1008
-        assert gateway.gateway.admission.calls == 1
-        assert not facts.of(CallEnded)
-        await first.stop()
-        await first.closed()
-    counted = 'gateway_rejected_total{reason="duplicate_call",stage="admission"}'
-
-    assert await metric(gateway, counted) == 1
-    assert simulator.connections == 1
-    assert len(facts.of(CallEnded)) == 1
-
-
-async def test_a_call_that_is_still_closing_does_not_give_the_next_ones_place_away(
-    gateway: Running, facts: Facts
-) -> None:
-    """The same id comes back at once (a new stream of one call): its place is its own."""
-    async with twilio_stream(url_of(gateway), SID) as first:
-        await first.start()
-        await facts.wait_for(CallReady)
-        # Nobody reads on this side now, so the close handshake takes its whole time.
-        await first.stop()
-        await facts.wait_for(CallEnded)
-        async with twilio_stream(url_of(gateway), SID) as second:
-            await second.start()
-            await facts.wait_for(CallReady, 2)
-            assert len(gateway.gateway.bridges) == 2
-            assert await happens(lambda: len(gateway.gateway.bridges) == 1)
-            assert gateway.gateway.admission.calls == 1
-            await second.stop()
-            await second.closed()
-
-
 # ------------------------------------------------------------- what peers may get wrong
 
 
@@ -399,7 +328,7 @@ async def test_a_provider_without_a_secret_is_not_there(simulator: Simulator) ->
     secrets = secrets_for(PROXIED) | {"TWILIO_AUTH_TOKEN": ""}
     async with open_gateway(settings_for(simulator, **secrets)) as running:
         assert (await _post(url_of(running) + VOICE, FORM))[0] == 404
-        assert await _upgrade_status(url_of(running) + MEDIA) == 404
+        assert await upgrade_status(url_of(running) + MEDIA) == 404
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz", "/debug", "/twilio/metrics"])
@@ -456,22 +385,6 @@ async def test_a_status_callback_is_noted(secure: Running) -> None:
     assert (await _post(url, form))[0] == 403
 
 
-async def test_a_stream_in_a_format_nobody_plays_is_turned_away(gateway: Running) -> None:
-    """The start names another codec: closed with 1008, with its own reason."""
-    async with twilio_stream(url_of(gateway), SID) as stream:
-        await stream.socket.send_json(
-            {
-                "event": "start",
-                "streamSid": "MZ1",
-                "start": {"callSid": SID, "mediaFormat": {"encoding": "audio/L16"}},
-            }
-        )
-        assert await stream.closed() == 1008
-    counted = 'gateway_rejected_total{reason="media_format",stage="handshake"}'
-
-    assert await metric(gateway, counted) == 1
-
-
 # ------------------------------------------------------------- hanging up
 
 
@@ -512,7 +425,7 @@ async def test_a_drain_takes_nobody_new_and_waits_for_those_there_are(
         await asyncio.sleep(0)
         readiness, _ = await _get(f"{ops_url_of(gateway)}/readyz")
         _, body = await _post(url_of(gateway) + VOICE, FORM)
-        upgrade = await _upgrade_status(url_of(gateway) + MEDIA)
+        upgrade = await upgrade_status(url_of(gateway) + MEDIA)
         still_there = not draining.done()
         await stream.stop()
         await stream.closed()
@@ -577,71 +490,6 @@ async def test_leaving_ends_what_still_runs(simulator: Simulator) -> None:
         assert await happens(lambda: simulator.active == 0, 2.0)
 
 
-# ------------------------------------------------------------- what is measured
-
-
-async def _greeted(settings: Settings) -> tuple[Running, Facts]:
-    """A call in which the agent's greeting was heard."""
-    async with watched_gateway(settings) as (running, facts):
-        async with twilio_stream(url_of(running), SID) as stream:
-            await stream.start()
-            await facts.wait_for(CostIncurred)
-            await stream.stop()
-            await facts.wait_for(CallEnded)
-        return running, facts
-
-
-def _value(running: Running, name: str, **labels: str) -> float:
-    value = running.gateway.registry.get_sample_value(f"gateway_{name}", labels)
-    assert value is not None
-    return value
-
-
-async def test_a_call_says_what_it_cost(simulator: Simulator) -> None:
-    """The model's tokens at its list price: in the metrics, and in the one record of the call."""
-    settings = settings_for(simulator, AZURE_OPENAI_DEPLOYMENT_NAME="gpt-realtime-2025-08-28")
-    running, facts = await _greeted(settings)
-
-    costs = facts.of(CostIncurred)
-    price = read_prices().of("gpt-realtime", date(2026, 11, 21))
-    assert price is not None
-    expected_usd = sum(price.cost_usd(fact.usage) for fact in facts.of(TokensUsed))
-    assert expected_usd > 0
-    assert {fact.model for fact in costs} == {"gpt-realtime"}
-    assert facts.of(CallEnded)[0].cost_usd == pytest.approx(expected_usd)
-    assert _value(running, "cost_usd_total", model="gpt-realtime") == pytest.approx(expected_usd)
-
-
-async def test_a_model_without_a_price_is_said_once(simulator: Simulator, tmp_path: Path) -> None:
-    """Its tokens are counted, it costs nothing, and the log has one line about it."""
-    shipped = (resources.files("gateway") / "prices.toml").read_text()
-    prices = tmp_path / "prices.toml"
-    prices.write_text(re.sub(r'model = "', 'model = "other-', shipped))
-    settings = settings_for(simulator, GATEWAY_PRICES=str(prices))
-    with capture_logs() as lines:
-        async with watched_gateway(settings) as (running, facts):
-            for number in range(2):
-                async with twilio_stream(url_of(running), f"CA{number:032}") as stream:
-                    await stream.start()
-                    await facts.wait_for(CostIncurred, number + 1)
-                    await stream.stop()
-            await facts.wait_for(CallEnded, 2)
-    said = [line for line in lines if line["event"] == "model_without_price"]
-    assert [line["model"] for line in said] == [facts.of(RealtimeOpened)[0].model]
-    assert [fact.cost_usd for fact in facts.of(CallEnded)] == [0.0, 0.0]
-    tokens = sum(fact.tokens for fact in facts.of(CostIncurred))
-    assert _value(running, "unpriced_tokens_total") == tokens > 0
-
-
-async def test_the_beginning_of_a_call_is_timed_by_stage(simulator: Simulator) -> None:
-    """From the open socket to the first sound; nobody waits any more when it is over."""
-    running, facts = await _greeted(settings_for(simulator))
-    stages = [fact.stage for fact in facts.of(SetUpTimed)]
-    assert stages == ["start", "admission", "dial", "configure", "first_audio"]
-    assert all(fact.duration_s >= 0 for fact in facts.of(SetUpTimed))
-    assert _value(running, "calls_waiting") == 0
-
-
 async def test_a_drain_counts_the_calls_it_meets(simulator: Simulator) -> None:
     """How many were cut by it can be said of how many there were."""
     async with watched_gateway(settings_for(simulator)) as (running, facts):
@@ -649,7 +497,7 @@ async def test_a_drain_counts_the_calls_it_meets(simulator: Simulator) -> None:
             await stream.start()
             await facts.wait_for(CallReady)
             await asyncio.gather(running.drain(0.0), stream.closed(15.0))
-        assert _value(running, "drain_calls_total") == 1
+        assert sample(running, "drain_calls_total") == 1
 
 
 # ------------------------------------------------------------- opening
@@ -677,22 +525,3 @@ def test_every_recording_is_loaded_as_what_it_is(tmp_path: Path) -> None:
     assert set(prompts) == {"apology", "filler", "goodbye"}
     with pytest.raises(AudioFileError, match=r"broken\.wav"):
         load_prompts(load_settings(usual | {"GATEWAY_APOLOGY_FILE": str(broken)}))
-
-
-async def test_the_one_who_answers_is_chosen_by_the_dialled_number(simulator: Simulator) -> None:
-    """A number of an agent's own reaches that agent, any other the default, unless one is named."""
-    sales = Agent(name="sales", numbers=("+1 555 010 0002",))
-    settings = settings_for(simulator).model_copy(
-        update={"agents": {"default": Agent(), "sales": sales}}
-    )
-    async with watched_gateway(settings) as (running, facts):
-        url = f"{url_of(running)}/twilio/media"
-        for number in ("+15550100002", "+15550100003"):
-            await place_call(
-                url, CallPlan(hang_up_after_s=0.2, to_number=number, parameters={"to": number})
-            )
-
-        named = {"to": "+15550100003", "agent": "sales"}
-        await place_call(url, CallPlan(hang_up_after_s=0.2, parameters=named))
-
-    assert [fact.agent for fact in facts.of(CallBegan)] == ["sales", "default", "sales"]

@@ -207,6 +207,12 @@ ROOMS = {
     "frontdesk": _room("admission errors", _IO - {"asyncio"} | _CLOCK | _DICE),
     "listener": _room("", _IO - {"asyncio", "socket", "ssl"} | _CLOCK | _DICE | _WIRE),
     "tally": _room("", _IO - {"os", "prometheus_client"} | _CLOCK | _DICE),
+    "usher": _room(
+        "admission breaker bridge call errors events links logs metrics prices providers realtime"
+        " realtime.auth realtime.protocol settings tape.hush tape.record traces voice web.console"
+        " web.tap",
+        _IO - {"aiohttp", "asyncio", "prometheus_client", "structlog"},
+    ),
     "app": _room("*"),
     "worker": _room("app channel errors frontdesk listener settings tally"),
     "workers": _room(

@@ -15,7 +15,7 @@ import numpy as np
 from aiohttp import web
 from prometheus_client.exposition import generate_latest
 
-from gateway.app import Gateway, Running, open_gateway
+from gateway.app import Running, open_gateway
 from gateway.audio.wav import write_wav
 from gateway.bridge import Bridge
 from gateway.events import CallBegan, CallEnded, CallReady, Fact
@@ -30,6 +30,7 @@ from gateway.simulator.realtime import RealtimeSession
 from gateway.simulator.server import Simulator, SimulatorOptions, start_simulator
 from gateway.simulator.twilio_line import TwilioCall
 from gateway.simulator.twilio_webhook import sign
+from gateway.usher import Gateway
 from tests.faults.gate import Gate
 from tests.faults.stream import RawSocket, Stream, hold, raw, until
 

@@ -14,10 +14,10 @@ from typing import Any, Self
 
 import pytest
 
-import gateway.app
 import gateway.breaker
 import gateway.realtime.auth
 import gateway.realtime.connection
+import gateway.usher
 from gateway.audio.convert import Converter
 from gateway.call import CallOptions
 from gateway.events import (
@@ -361,7 +361,7 @@ async def test_p35_abnormal_close_for_good(open_scene: OpenScene) -> None:
 async def test_p36_silent_model(open_scene: OpenScene, monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer: first a filler, then a new session, then an apology."""
     hurried = partial(CallOptions, answer_s=0.3, give_up_s=0.6)
-    monkeypatch.setattr(gateway.app, "CallOptions", hurried)
+    monkeypatch.setattr(gateway.usher, "CallOptions", hurried)
     scene = await open_scene(script=says(Turn(after="create", text=words(0.3))))
     scene.break_model("silent")
 

@@ -48,6 +48,7 @@ from gateway.usher import PAGE_MESSAGE_BYTES, REST_TIMEOUT_S, Gateway, Observer,
 from gateway.voice import ANNOUNCEMENT
 from gateway.web import Area
 from gateway.web.building import build_console
+from gateway.web.inside import inside_app
 from gateway.web.pages import Refusal, add_pages
 from gateway.web.proxies import behind
 from gateway.web.softphone import PageLink, Switchboard, softphone_area
@@ -283,6 +284,8 @@ class Shared:
     admission: Admission
     token_key: bytes
     listen: Callable[[web.Server, ssl.SSLContext | None], int]
+    # A Unix socket's path, at which the supervisor finds what the pages show; "" = it does not.
+    inside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +352,7 @@ async def open_gateway(settings: Settings, shared: Shared | None = None) -> Asyn
             site = _Site(settings.host, settings.port, tls)
             port = await _listen(stack, public_app(gateway), site)
         else:
+            await _open_inside(stack, gateway, shared.inside)
             runner = await _runner(stack, public_app(gateway))
             port = shared.listen(_server_of(runner), tls)
         gateway.metrics.set_ready(is_ready=True)
@@ -364,6 +368,13 @@ async def open_ops(stack: AsyncExitStack, settings: Settings, state: State) -> i
     return await _listen(
         stack, ops_app(settings, state), _Site(settings.ops_host, settings.ops_port)
     )
+
+
+async def _open_inside(stack: AsyncExitStack, gateway: Gateway, path: str) -> None:
+    """Let the supervisor in, where there are pages for people."""
+    if path and gateway.console is not None:
+        app = inside_app(_areas(gateway), gateway.console.rows_since, PAGE_MESSAGE_BYTES)
+        await web.UnixSite(await _runner(stack, app), path).start()
 
 
 async def _build(settings: Settings, stack: AsyncExitStack, shared: Shared | None) -> Gateway:

@@ -142,6 +142,23 @@ class FrontDesk:
         """Calls that are running in one worker."""
         return len(self._guests_of(worker).calls)
 
+    def load_of(self, worker: int) -> int:
+        """The same, with the sockets that wait to become calls."""
+        guests = self._guests_of(worker)
+        return guests.waiting + len(guests.calls)
+
+    def has(self, worker: int, provider: str, call_id: str) -> bool:
+        """Whether this call is running in this worker."""
+        return call_key(provider, call_id) in self._guests_of(worker).calls
+
+    def check(self) -> None:
+        """See whether one more call could be taken.
+
+        Raises:
+            CallRejected: as ``Places.check``.
+        """
+        self._places.check()
+
     def drain(self) -> None:
         """Nobody new comes in."""
         self._places.is_draining = True
@@ -243,7 +260,7 @@ class DeskAdmission:
 
     async def begin(self, provider: str, call_id: str, proof: Proof | None, now: float) -> None:
         """As ``Admission``; in one step from the socket's place to the call's."""
-        number, key = self._next_number(), _key(provider, call_id)
+        number, key = self._next_number(), call_key(provider, call_id)
         has_left, self._to_leave = self._to_leave > 0, max(0, self._to_leave - 1)
         nonce, expires_at = proof or Proof(b"", 0.0)
         call = Begin(number, key, nonce, expires_at, now, has_left)
@@ -256,7 +273,7 @@ class DeskAdmission:
 
     def end(self, provider: str, call_id: str) -> None:
         """As ``Admission``."""
-        key = _key(provider, call_id)
+        key = call_key(provider, call_id)
         if self._calls.pop(key, 0):
             self._send(encode(Ended(key)))
 
@@ -319,6 +336,6 @@ def _raise_refusal(answer: Answer) -> None:
         raise CallRejected(answer.stage, answer.reason)
 
 
-def _key(provider: str, call_id: str) -> str:
+def call_key(provider: str, call_id: str) -> str:
     """A call's name on the channel: short however long a peer's id is, and no personal data."""
     return hashlib.sha256(f"{provider}\0{call_id}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -1190,10 +1190,6 @@ def _console_problems(settings: Settings) -> Iterator[_Problem]:
         for field in ("console_view_token", "console_listen_token", "softphone", "listen_in"):
             if getattr(settings, field):
                 yield field, "set, but GATEWAY_CONSOLE_TOKEN is not; set that too"
-    elif settings.softphone and settings.workers > 1:
-        yield "softphone", "needs GATEWAY_WORKERS=1: with more, nobody at the page takes calls"
-    elif settings.listen_in and settings.workers > 1:
-        yield "listen_in", "needs GATEWAY_WORKERS=1: with more, no page sees calls that go on"
     elif settings.listen_in and settings.console_listen_token is None:
         yield "listen_in", "set, but GATEWAY_CONSOLE_LISTEN_TOKEN is not; set that too"
 

@@ -5,6 +5,7 @@ named after its process id. A dead worker's counters stay (they are added to tho
 before it, so that files do not pile up and no process id is met twice), its gauges go.
 """
 
+import errno
 import os
 import resource
 import shutil
@@ -26,11 +27,16 @@ FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # the folder below it is made by mkdtemp
 # Whose files are kept in the name of all the dead; no worker has this process id.
 _DEAD: Final = 0
+# Of Linux: numbers of processes, and names of sockets in bytes.
+_LARGEST_PID: Final = 4_194_304
+_LONGEST_SOCKET: Final = 107
 # Said by the supervisor for all; a worker knows only its own part.
 _OWN: Final = frozenset(
     {
         *("gateway_ready", "gateway_draining", "gateway_insecure_mode", "gateway_calls_limit"),
         *("gateway_workers", "gateway_worker_restarts", "gateway_build"),
+        # All pages are the supervisor's: what workers tell, they tell it.
+        *("gateway_console_views", "gateway_console_views_dropped"),
     }
 )
 
@@ -67,6 +73,7 @@ class Tally(Collector):
         for path in self._files(pid):
             _add_file(path, path.with_name(path.name.replace(f"_{pid}.db", f"_{_DEAD}.db")))
             path.unlink()
+        socket_of(self.folder, pid).unlink(missing_ok=True)
 
     def close(self) -> None:
         """The run is over."""
@@ -76,6 +83,22 @@ class Tally(Collector):
         # One that has just been made is empty, and the library would stumble over it.
         found = sorted(self.folder.glob(f"*_{pid}.db"))
         return [path for path in found if path.stat().st_size]
+
+
+def socket_of(folder: Path, pid: int) -> Path:
+    """Where a worker lets the supervisor in, and nobody else can: the folder is private."""
+    return folder / f"{pid}.sock"
+
+
+def check_sockets(folder: Path) -> None:
+    """See whether sockets can have a name in this folder.
+
+    Raises:
+        OSError: its own name is too long for that.
+    """
+    if len(os.fsencode(socket_of(folder, _LARGEST_PID))) > _LONGEST_SOCKET:
+        why = f"{folder.parent}: too long a name for a folder of sockets; set TMPDIR to another"
+        raise OSError(errno.ENAMETOOLONG, why)
 
 
 def _key(sample: Sample) -> _Key:

@@ -12,6 +12,7 @@ import socket
 import ssl
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import msgspec
@@ -33,7 +34,7 @@ from gateway.frontdesk import (
 )
 from gateway.listener import Server, SharedListener, shared_socket
 from gateway.settings import Settings
-from gateway.tally import FOLDER_VARIABLE
+from gateway.tally import FOLDER_VARIABLE, socket_of
 
 BEAT_EVERY_S: Final = 0.25
 # What is left when the supervisor has died gets so long.
@@ -86,7 +87,7 @@ async def work(orders: Orders, settings: Settings) -> None:
         OSError: the port cannot be listened on.
     """
     post = _Post(socket.socket(fileno=orders.line), shared_socket(settings.host, orders.port))
-    shared = Shared(post.admission, orders.token_key, post.listen)
+    shared = Shared(post.admission, orders.token_key, post.listen, _inside())
     try:
         async with open_gateway(settings, shared) as running:
             beating = asyncio.create_task(post.beat())
@@ -98,6 +99,12 @@ async def work(orders: Orders, settings: Settings) -> None:
         post.close()
     if post.is_lost:
         raise SupervisorLost("the supervisor is gone")
+
+
+def _inside() -> str:
+    """Where the supervisor looks for what the pages show."""
+    folder = os.environ.get(FOLDER_VARIABLE, "")
+    return str(socket_of(Path(folder), os.getpid())) if folder else ""
 
 
 class _Post:

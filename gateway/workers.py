@@ -13,18 +13,26 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, Final
 
 import msgspec
 import structlog
+from aiohttp import web
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
-from gateway.app import GOODBYE_S, State, doors_of, load_prompts, open_ops
+from gateway.app import (
+    GOODBYE_S,
+    State,
+    doors_of,
+    load_prompts,
+    open_ops,
+)
 from gateway.channel import Channel, channel_pair
-from gateway.errors import GatewayError
+from gateway.errors import CallRejected, GatewayError
 from gateway.frontdesk import (
     Beat,
     Begin,
@@ -46,10 +54,13 @@ from gateway.listener import shared_socket
 from gateway.metrics import Metrics
 from gateway.prices import read_prices
 from gateway.settings import Settings
-from gateway.tally import FOLDER_VARIABLE, Tally, page_registry
+from gateway.tally import FOLDER_VARIABLE, Tally, check_sockets, page_registry, socket_of
 from gateway.tls import server_tls
+from gateway.usher import PAGE_MESSAGE_BYTES, REST_TIMEOUT_S, RETRY_AFTER_S
 from gateway.web import Area
 from gateway.web.building import build_console
+from gateway.web.overview import Overview
+from gateway.web.softphone import Switchboard, Teller, softphone_area
 from gateway.worker import Orders
 
 # So many deaths of one worker in this time are no accident.
@@ -110,7 +121,8 @@ class Crew:
         self.port = port
         self.ops_port = 0
         self.failed = asyncio.Event()
-        # The pages for people.
+        # The calls of all workers, where there are pages for people.
+        self.overview: Overview | None = None
         self.areas: tuple[Area, ...] = ()
         self._settings = settings
         self._token_key = settings.token_key_bytes or secrets.token_bytes(32)
@@ -142,6 +154,30 @@ class Crew:
         """What the operations listener says."""
         refused = self.metrics.page_refused
         return State(lambda encode: encode(self._page), self._why_not_ready, refused, self.areas)
+
+    def check(self) -> None:
+        """See whether one more call could be taken.
+
+        Raises:
+            CallRejected: reason drain or capacity.
+        """
+        self._desk.check()
+        if not self._takers():
+            raise CallRejected("admission", "capacity", "no worker takes calls")
+
+    def check_sockets(self) -> None:
+        """See whether there is a way to the workers' pages.
+
+        Raises:
+            OSError: the folder for temporary files has too long a name.
+        """
+        check_sockets(self._tally.folder)
+
+    @property
+    def freest(self) -> int:
+        """The worker with the fewest calls; 0 when there is none."""
+        pids = (worker.pid for worker in self._takers())
+        return min(pids, key=self._desk.load_of, default=0)
 
     def _why_not_ready(self) -> str:
         if self._leaving.is_set():
@@ -199,6 +235,8 @@ class Crew:
 
     def _leave(self) -> None:
         self._leaving.set()
+        if self.overview is not None:
+            self.overview.is_draining = True
         self._tell_state()
 
     async def _keep(self) -> None:
@@ -246,6 +284,8 @@ class Crew:
         """Free what the dead worker held; returns how many calls it took with it."""
         worker.channel.close()
         del self._workers[worker.pid]
+        if self.overview is not None:
+            self.overview.gone(worker.pid, partial(self._desk.has, worker.pid))
         calls = self._desk.forget(worker.pid)
         self.metrics.calls_lost(calls)
         self._tally.bury(worker.pid)
@@ -310,6 +350,9 @@ class Crew:
             self._desk.end(worker.pid, said.key)
         elif isinstance(said, Opened):
             worker.is_open = True
+            if self.overview is not None:
+                path = socket_of(self._tally.folder, worker.pid)
+                self.overview.opened(worker.pid, str(path))
             _log.info("worker_started", worker_pid=worker.pid)
             self._tell_state()
         elif isinstance(said, Beat | Handed):
@@ -354,12 +397,6 @@ _CRASH_LOOP: Final = (
 )
 
 
-_ENDED_ONLY: Final = (
-    "Only calls that have ended are shown: with several workers (GATEWAY_WORKERS) no page sees "
-    "those that are going on."
-)
-
-
 def _kill(worker: _Worker) -> None:
     with suppress(ProcessLookupError):
         worker.process.send_signal(signal.SIGKILL)
@@ -370,7 +407,8 @@ async def open_workers(settings: Settings) -> AsyncIterator[Crew]:
     """Open a gateway of ``settings.workers`` processes; on leaving, all of it ends at once.
 
     Raises:
-        OSError: an address is taken or not ours.
+        OSError: an address is taken or not ours, or the folder for temporary files has too long
+            a name for sockets.
         AudioFileError: a prompt cannot be used.
         SettingsError: the certificate of the public listener cannot be used.
         WorkersFailed: the workers do not start.
@@ -382,11 +420,43 @@ async def open_workers(settings: Settings) -> AsyncIterator[Crew]:
         port = stack.enter_context(claim_port(settings.host, settings.port))
         crew = Crew(settings, int(port.getsockname()[1]))
         stack.push_async_callback(crew.stop)
-        console = build_console(settings, crew.metrics, stack, note=_ENDED_ONLY)
-        crew.areas = (console.area(),) if console else ()
+        console = build_console(settings, crew.metrics, stack)
+        if console is not None:
+            crew.check_sockets()
+            crew.overview = Overview(console)
+            stack.push_async_callback(crew.overview.close)
+            crew.areas = tuple(_areas(settings, crew, crew.overview))
         crew.ops_port = await open_ops(stack, settings, crew.state)
         await crew.start()
         yield crew
+
+
+def _areas(settings: Settings, crew: Crew, overview: Overview) -> Iterator[Area]:
+    """The pages for people, in the order of the navigation."""
+    yield overview.area()
+    if settings.softphone:
+        yield softphone_area(_switchboard(settings, crew, overview))
+
+
+def _switchboard(settings: Settings, crew: Crew, overview: Overview) -> Switchboard:
+    """The softphone's calls go to the workers."""
+
+    async def check() -> None:
+        crew.check()
+
+    async def take(request: web.Request, _teller: Teller) -> web.StreamResponse:
+        relay = overview.relay_of(crew.freest)
+        if relay is None:
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": str(RETRY_AFTER_S)})
+        page = web.WebSocketResponse(
+            heartbeat=settings.heartbeat_s,
+            compress=False,
+            max_msg_size=PAGE_MESSAGE_BYTES,
+            timeout=REST_TIMEOUT_S,
+        )
+        return await relay.socket(request, page)
+
+    return Switchboard(settings.agents, settings.dialect, check, take)
 
 
 def claim_port(host: str, port: int) -> socket.socket:

@@ -224,6 +224,19 @@ def sample(running: Running, name: str, **labels: str) -> float:
     return value
 
 
+@asynccontextmanager
+async def served(app: web.Application, where: str | None = None) -> AsyncIterator[str]:
+    """An application, listening on a Unix socket or on a free port; its URL then."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.UnixSite(runner, where) if where else web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield "" if where else f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
 @dataclass
 class FakeRest:
     """Stands in for Twilio's REST interface: remembers what it was asked."""
@@ -307,6 +320,15 @@ async def command(*arguments: str, **environ: str) -> AsyncIterator[Command]:
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, the oldest first."""
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(each) for each in text.split()]
 
 
 async def run_command(*arguments: str, **environ: str) -> Finished:

@@ -198,6 +198,17 @@ ROOMS = {
         "events web web.reports web.roster web.shelf web.tap",
         (_IO - {"aiohttp", "asyncio", "structlog"}) | _DICE,
     ),
+    "web.directory": _room(
+        "", _PURE - {"msgspec"}
+    ),  # rows as they came, not read but for their ids
+    "web.inside": _room("roles web", _IO - {"aiohttp"} | _CLOCK | _DICE),
+    "web.relay": _room(
+        "errors web web.inside", (_IO - {"aiohttp", "asyncio"}) | _CLOCK | _DICE | _WIRE
+    ),
+    "web.overview": _room(
+        "events web web.console web.directory web.relay web.roster",
+        (_IO - {"aiohttp", "asyncio", "structlog"}) | _CLOCK | _DICE,
+    ),
     "web.building": _room(
         "errors metrics settings store tape.report web.console web.reports web.shelf",
         (_IO - {"asyncio", "structlog"}) | _DICE | _WIRE,
@@ -216,8 +227,8 @@ ROOMS = {
     "app": _room("*"),
     "worker": _room("app channel errors frontdesk listener settings tally"),
     "workers": _room(
-        "app channel errors frontdesk listener metrics prices settings tally tls web web.building "
-        "worker"
+        "app channel errors frontdesk listener metrics prices settings tally tls usher web "
+        "web.building web.overview web.softphone worker"
     ),
     "cli": _room("*"),
 }

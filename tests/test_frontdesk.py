@@ -134,6 +134,24 @@ async def test_the_dead_leave_their_places() -> None:
         await two.admission.check()
 
 
+async def test_the_desk_knows_who_has_which_call() -> None:
+    """By the worker, until the call has ended; sockets that wait are a part of its load."""
+    desk = FrontDesk(3)
+    line = _Line(desk)
+    await line.admission.wait()
+    assert await _reason(line, "CA1") == ""
+    assert (desk.calls_of(1), desk.load_of(1), desk.load_of(2)) == (1, 2, 0)
+    assert [desk.has(1, "twilio", "CA1"), desk.has(2, "twilio", "CA1")] == [True, False]
+    assert not desk.has(1, "asterisk", "CA1")
+    desk.check()
+    assert await _reason(line, "CA2") == ""
+    with pytest.raises(CallRejected, match="capacity"):
+        desk.check()
+    line.admission.end("twilio", "CA1")
+
+    assert not desk.has(1, "twilio", "CA1")
+
+
 async def test_a_drain_is_known_on_both_sides() -> None:
     """The desk says so to those who do not know yet, and a worker that knows does not ask."""
     desk = FrontDesk(3)

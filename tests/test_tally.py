@@ -1,9 +1,11 @@
 """What several workers count is, together, what one would have counted; the dead included."""
 
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -35,7 +37,14 @@ from gateway.events import (
     Underrun,
 )
 from gateway.metrics import Metrics
-from gateway.tally import FOLDER_VARIABLE, ProcessTally, Tally, page_registry
+from gateway.tally import (
+    FOLDER_VARIABLE,
+    ProcessTally,
+    Tally,
+    check_sockets,
+    page_registry,
+    socket_of,
+)
 
 BEGAN = CallBegan("twilio", "default", "CA1", "", "", ULAW_8K, ULAW_8K)
 FACTS: tuple[Fact, ...] = (
@@ -284,3 +293,41 @@ def test_the_process_is_all_processes() -> None:
     assert cpu[2] >= cpu[1] >= cpu[0]
     assert cpu[2] >= cpu[0] + 0.2
     assert started[0] == started[1]
+
+
+def test_pages_are_counted_where_they_are_served(crew: Crew) -> None:
+    """By the supervisor: what workers tell their calls to is the supervisor."""
+    one = crew.start(101)
+    crew.supervisor.view_opened()
+    for _ in range(3):
+        one.view_opened()
+    one.view_closed(is_dropped=True)
+    one.listening_began()
+
+    assert crew.value("console_views") == 1
+    assert crew.value("console_views_dropped_total") == 0
+    assert crew.value("listeners") == 1
+
+
+def test_the_dead_let_nobody_in(crew: Crew) -> None:
+    """The socket of a worker is in the private folder, and gone with it."""
+    crew.start(101)
+    path = socket_of(crew.tally.folder, 101)
+    path.touch()
+    crew.kill(101)
+
+    assert crew.tally.folder.stat().st_mode & 0o777 == 0o700
+    assert not path.exists()
+
+
+def test_a_folder_with_too_long_a_name_is_told() -> None:
+    """Before a worker dies of it; the kernel decides what is too long."""
+    for length in range(60, 80):
+        folder = Path("/" + "x" * (length - 1)) / ("gateway-metrics-" + "x" * 8)
+        with socket.socket(socket.AF_UNIX) as probe, pytest.raises(OSError, match=r"\S") as refused:
+            probe.bind(str(socket_of(folder, 4_194_304)))
+        if "too long" in str(refused.value):
+            with pytest.raises(OSError, match="set TMPDIR"):
+                check_sockets(folder)
+        else:
+            check_sockets(folder)

@@ -36,6 +36,7 @@ from tests.running import (
     TWILIO_TOKEN,
     Listening,
     Stream,
+    children_of,
     command,
     environ_for,
     free_port,
@@ -122,14 +123,6 @@ def _exists(folder: str) -> bool:
     return Path(folder).is_dir()
 
 
-def _children(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    return [int(each) for each in text.split()]
-
-
 # ------------------------------------------------------------- one that dies
 
 
@@ -195,10 +188,10 @@ async def test_a_crash_loop_ends_the_gateway_with_an_error(simulator: Simulator)
     """One worker dies again and again: the others' calls may end, then exit code 1 and one line."""
     async with command("serve", "--workers", "2", **environ_for(simulator)) as served:
         await served.says(SERVING)
-        stays = _children(served.process.pid)[0]
+        stays = children_of(served.process.pid)[0]
         until = time.monotonic() + 8
         while served.process.returncode is None and time.monotonic() < until:
-            for pid in _children(served.process.pid):
+            for pid in children_of(served.process.pid):
                 if pid != stays:
                     os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(0.02)
@@ -243,7 +236,7 @@ async def test_workers_do_not_outlive_their_supervisor(simulator: Simulator) -> 
     """SIGKILL leaves it no time to say anything: they notice, and clear up behind it."""
     async with command("serve", "--workers", "2", **environ_for(simulator)) as served:
         await served.says(SERVING)
-        crew = _children(served.process.pid)
+        crew = children_of(served.process.pid)
         folder = _folder_of(crew[0])
         was_there = _exists(folder)
         served.process.kill()
@@ -402,7 +395,7 @@ async def test_a_stop_drains_all_workers_and_a_second_one_does_not_wait(
         url = f"http://127.0.0.1:{port}"
         async with AsyncExitStack() as stack:
             streams = await _calls(stack, _At(port, ops_port), BOTH)
-            crew = _children(served.process.pid)
+            crew = children_of(served.process.pid)
             for pid in (*crew, served.process.pid):
                 os.kill(pid, signal.SIGINT)
             await served.says("draining")

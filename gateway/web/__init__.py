@@ -69,6 +69,11 @@ class Right:
 # Set on every request that reaches the handler of a route.
 SESSION: web.RequestKey[Session] = web.RequestKey("SESSION", Session)
 RIGHT: web.RequestKey[Right] = web.RequestKey("RIGHT", Right)
+# Where another process has let them in: what that one's ``who`` said.
+WHO: web.RequestKey[dict[str, str]] = web.RequestKey("WHO", dict)
+
+# Close codes of WebSockets that are ours to choose (RFC 6455 §7.4.2).
+CALL_OVER, TOO_SLOW = 4000, 4008
 
 
 def bearer_of(request: web.Request) -> str | None:
@@ -79,5 +84,7 @@ def bearer_of(request: web.Request) -> str | None:
 
 def who(request: web.Request, session: Session) -> dict[str, str]:
     """For the log: the role, which login it was (not how to use it), and from where."""
+    if WHO in request:
+        return request[WHO]
     login = hashlib.sha256(session.number.encode()).hexdigest()[:8] if session.number else "script"
     return {"role": session.role, "login": login, "source": request.remote or ""}

@@ -22,16 +22,13 @@ _DAY_S: Final = 86400.0
 _log: Final = structlog.get_logger("gateway")
 
 
-def build_console(
-    settings: Settings, metrics: Metrics, stack: AsyncExitStack, note: str = ""
-) -> Console | None:
+def build_console(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Console | None:
     """The console, where the settings have a token for it; its database is closed with the stack.
 
     Args:
         settings: all of them.
         metrics: what is counted.
         stack: of the process.
-        note: to be said at the top of the page.
 
     Raises:
         SettingsError: the database is none that can be used.
@@ -43,7 +40,6 @@ def build_console(
         keeps_words=settings.calls_transcripts,
         report=_reports(Path(settings.tape_dir), stack).page if settings.tape_dir else None,
         report_policy=_report_policy(),
-        note=note,
     )
     return Console(metrics, rules, open_shelf(settings, metrics, stack))
 

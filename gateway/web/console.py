@@ -8,10 +8,11 @@ go. What is shown of ended calls that the roster has forgotten comes from the da
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import chain
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -19,7 +20,7 @@ import structlog
 from aiohttp import web
 
 from gateway.events import AudioFormat, CallBegan, Fact
-from gateway.web import RIGHT, SESSION, Area, Route, who
+from gateway.web import CALL_OVER, RIGHT, SESSION, TOO_SLOW, Area, Route, who
 from gateway.web.reports import ReportsBusy
 from gateway.web.roster import CallRecord, Roster, details, summary
 from gateway.web.shelf import Shelf, ShelfUnavailable, StoredCall
@@ -39,8 +40,6 @@ MAX_VIEWS: Final = 100
 MAX_LISTENERS: Final = 16
 MAX_ROWS: Final = 200
 MAX_QUERY_CHARS: Final = 64
-# Close codes of a listener's socket that are ours to choose (RFC 6455 §7.4.2).
-CALL_OVER, TOO_SLOW = 4000, 4008
 
 # A report is one file with all that belongs to it; it is nobody's page, and reaches nobody.
 REPORT_POLICY: Final = "sandbox allow-scripts; frame-ancestors 'none'; "
@@ -50,6 +49,7 @@ _NO_DATABASE: Final = "the database does not answer\n"
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _log: Final = structlog.get_logger("gateway")
 _json: Final = msgspec.json.Encoder()
+_Row = Mapping[str, Any]
 
 
 class _Taped(msgspec.Struct):
@@ -100,15 +100,13 @@ class Rules:
 
     ``may_listen``: calls can be listened to. ``keeps_words``: transcripts go into the database.
     ``report``: makes the report of a call's tape, or raises ``ReportsBusy``; None = no tapes.
-    ``report_policy``: what such a page may load and run (Content-Security-Policy). ``note``: said
-    at the top of the page, "" for nothing.
+    ``report_policy``: what such a page may load and run (Content-Security-Policy).
     """
 
     may_listen: bool = False
     keeps_words: bool = False
     report: Callable[[str], Awaitable[bytes | None]] | None = None
     report_policy: str = "default-src 'none'"
-    note: str = ""
 
 
 @dataclass(slots=True)
@@ -144,6 +142,11 @@ class Console:
         if self.shelf is not None:
             self.shelf.put(stored(record, keeps_words=self.rules.keeps_words))
 
+    def adopt(self, record: CallRecord) -> None:
+        """Take in, and keep, a call that ended elsewhere."""
+        self.roster.adopt(record)
+        self._keep(record)
+
     def open(self, call_id: str, line: OpenLine) -> None:
         """A call is reachable from now on."""
         self.lines[call_id] = line
@@ -171,16 +174,27 @@ class Console:
     # ------------------------------------------------------------- many calls
 
     async def _list(self, request: web.Request) -> web.Response:
-        """Calls that are known here and in the database, those that begin with a text in an id."""
-        text = request.query.get("q", "")[:MAX_QUERY_CHARS].strip()
-        rows = {row["call_id"]: row for row in map(summary, self.roster.find(text, MAX_ROWS))}
-        kept, problem = await self._kept(text)
-        # The database is behind what is known here.
-        rows = {row["call_id"]: row for row in kept} | rows
-        latest = sorted(rows.values(), key=lambda row: row["began_at"], reverse=True)
-        return _data({**self._frame(), "problem": problem, "calls": latest[:MAX_ROWS]})
+        """Calls that are known here and in the database, those with a text in an id."""
+        text = wanted_text(request)
+        listed = await self.listed(text, map(summary, self.roster.find(text, MAX_ROWS)))
+        return data({**self._frame(), **listed})
 
-    async def _kept(self, text: str) -> tuple[list[dict[str, Any]], str]:
+    async def listed(
+        self, text: str, known: Iterable[_Row], less_known: Iterable[_Row] = ()
+    ) -> dict[str, Any]:
+        """The latest of the rows that are known and those of the database.
+
+        Args:
+            text: to be found in the database, in an id.
+            known: the database is behind these.
+            less_known: the database is ahead of these.
+        """
+        kept, problem = await self._kept(text)
+        rows = {row["call_id"]: row for row in chain(less_known, kept, known)}
+        latest = sorted(rows.values(), key=lambda row: row["began_at"], reverse=True)
+        return {"problem": problem, "calls": latest[:MAX_ROWS]}
+
+    async def _kept(self, text: str) -> tuple[list[_Row], str]:
         """Rows of the database, and what is wrong with it."""
         if self.shelf is None:
             return [], ""
@@ -191,7 +205,7 @@ class Console:
 
     def _frame(self) -> dict[str, Any]:
         """What every answer about calls says."""
-        return {"now": self.clock(), "version": self.roster.version, "note": self.rules.note}
+        return {"now": self.clock(), "version": self.roster.version}
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         """What changes on any call, as rows; all that is known first."""
@@ -199,15 +213,24 @@ class Console:
 
         def news() -> bytes | None:
             nonlocal seen
-            changed = self.roster.changed_since(seen)
+            changed = self._changed(seen)
             if not changed and seen:
                 return None
             seen = max(1, self.roster.version)
-            ended = [record for record in changed if record.ended_at is not None]
-            shown = [record for record in changed if record.ended_at is None] + ended[:MAX_ROWS]
-            return _json.encode({**self._frame(), "calls": list(map(self._row, shown))})
+            return _json.encode({**self._frame(), "calls": changed})
 
-        return await self._stream(request, news, LIST_EVERY_S)
+        return await self.tell(request, news, LIST_EVERY_S)
+
+    def rows_since(self, seen: int) -> bytes:
+        """The same for a supervisor that asks: the number to ask with next time, and rows."""
+        return _json.encode({"version": self.roster.version, "calls": self._changed(seen)})
+
+    def _changed(self, seen: int) -> list[msgspec.Raw]:
+        """Rows of calls that changed after this number: all that go on, the latest that ended."""
+        changed = self.roster.changed_since(seen)
+        ended = [record for record in changed if record.ended_at is not None]
+        shown = [record for record in changed if record.ended_at is None] + ended[:MAX_ROWS]
+        return list(map(self._row, shown))
 
     def _row(self, record: CallRecord) -> msgspec.Raw:
         """A row of the list, made once for all pages that show it."""
@@ -222,15 +245,15 @@ class Console:
     # ------------------------------------------------------------- one call
 
     async def _call(self, request: web.Request) -> web.Response:
-        call_id = _call_id(request)
+        call_id = call_id_of(request)
         record = self.roster.get(call_id)
         if record is not None:
-            return _data(self._page(request, record, 0))
+            return data(self._page(request, record, 0))
         kept = await self._kept_call(call_id)
         if kept is None:
             raise web.HTTPNotFound(text="no such call\n")
         may = self._may_with_ended(request, has_tape=_taped(kept).has_tape)
-        return _data({**self._frame(), **may, "call": msgspec.Raw(kept)})
+        return data({**self._frame(), **may, "call": msgspec.Raw(kept)})
 
     def _may_with_ended(self, request: web.Request, *, has_tape: bool) -> dict[str, bool]:
         """What whoever asks can do with a call that ended."""
@@ -267,7 +290,7 @@ class Console:
 
     async def _call_live(self, request: web.Request) -> web.StreamResponse:
         """What changes on one call: all of it, of its lines those that changed."""
-        record = self.roster.get(_call_id(request))
+        record = self.roster.get(call_id_of(request))
         if record is None:
             raise web.HTTPNotFound(text="no such call\n")
         # Who reads along, with the listeners, whose number no fact tells.
@@ -283,10 +306,10 @@ class Console:
             seen, listeners = record.changed, now_listening
             return _json.encode(page)
 
-        return await self._stream(request, news)
+        return await self.tell(request, news)
 
     async def _hang_up(self, request: web.Request) -> web.Response:
-        call_id = _call_id(request)
+        call_id = call_id_of(request)
         line = self.lines.get(call_id)
         if line is None:
             raise web.HTTPNotFound(text="no such call is going on\n")
@@ -297,7 +320,7 @@ class Console:
 
     async def _forget(self, request: web.Request) -> web.Response:
         """Erase what is known of a call that ended, here and in the database."""
-        call_id = _call_id(request)
+        call_id = call_id_of(request)
         if call_id in self.lines:
             raise web.HTTPConflict(text="the call is still going on\n")
         was_known = self.roster.forget(call_id)
@@ -313,7 +336,7 @@ class Console:
         return web.Response(status=204)
 
     async def _tape(self, request: web.Request) -> web.Response:
-        call_id = _call_id(request)
+        call_id = call_id_of(request)
         report = self.rules.report
         try:
             page = await report(call_id) if report else None
@@ -330,13 +353,24 @@ class Console:
 
     # ------------------------------------------------------------- telling a page
 
-    async def _stream(
+    async def tell(
         self,
         request: web.Request,
         news: Callable[[], bytes | None],
         every_s: float = LIVE_EVERY_S,
     ) -> web.StreamResponse:
         """Server-sent events of what ``news`` has, until the page is gone or too slow."""
+        is_over = request[RIGHT].is_over
+        return await self.view(request, lambda page: _tell(page, news, every_s, is_over))
+
+    async def view(
+        self, request: web.Request, telling: Callable[[web.StreamResponse], Awaitable[None]]
+    ) -> web.StreamResponse:
+        """A page that is told of calls as long as ``telling`` lasts; let go when it is too slow.
+
+        Raises:
+            HTTPServiceUnavailable: too many are.
+        """
         if self.views >= MAX_VIEWS:
             raise web.HTTPServiceUnavailable(text="too many pages are open\n")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -346,7 +380,7 @@ class Console:
         is_dropped = False
         try:
             await response.prepare(request)
-            await _tell(response, news, every_s, request[RIGHT].is_over)
+            await telling(response)
         except TimeoutError:
             is_dropped = True
             _abort(request)
@@ -360,7 +394,7 @@ class Console:
     # ------------------------------------------------------------- listening in
 
     async def _listen(self, request: web.Request) -> web.StreamResponse:
-        tap, forms = self._tap_of(_call_id(request))
+        tap, forms = self._tap_of(call_id_of(request))
         socket = web.WebSocketResponse(heartbeat=10.0, compress=False, max_msg_size=1024)
         try:
             await socket.prepare(request)
@@ -395,7 +429,7 @@ class Console:
     ) -> AsyncIterator[dict[str, str]]:
         """An ear at the call, told of in log and metrics from its beginning to its end."""
         outcome, began = {"result": "ended"}, self.clock()
-        log = _log.bind(call_id=_call_id(request), **_who(request))
+        log = _log.bind(call_id=call_id_of(request), **_who(request))
         log.warning("listen_in_began")
         self.listeners += 1
         self.telling.listening_began()
@@ -435,7 +469,8 @@ def _text(value: Mapping[str, Any]) -> str:
     return _json.encode(value).decode()
 
 
-def _data(value: Mapping[str, Any]) -> web.Response:
+def data(value: Mapping[str, Any]) -> web.Response:
+    """An answer that a page reads."""
     return web.Response(body=_json.encode(value), content_type="application/json")
 
 
@@ -443,7 +478,12 @@ def _form(audio: AudioFormat) -> dict[str, Any]:
     return {"encoding": audio.encoding, "rate_hz": audio.rate_hz}
 
 
-def _call_id(request: web.Request) -> str:
+def wanted_text(request: web.Request) -> str:
+    """What a list of calls is searched for; "" = all."""
+    return request.query.get("q", "")[:MAX_QUERY_CHARS].strip()
+
+
+def call_id_of(request: web.Request) -> str:
     """Of the path; what cannot be one of ours is not even looked for."""
     call_id = request.match_info["id"]
     if not _CALL_ID.fullmatch(call_id):
@@ -477,15 +517,21 @@ async def _tell(
     while (now := loop.time()) < until and not is_over():
         piece = news()
         if piece is None and now - told_at >= ALIVE_EVERY_S:
-            await _take(response, b": still here\n\n")
+            await take(response, b": still here\n\n")
             told_at = now
         elif piece is not None:
-            await _take(response, b"data: " + piece + b"\n\n")
+            await take(response, b"data: " + piece + b"\n\n")
             told_at = now
         await asyncio.sleep(every_s)
 
 
-async def _take(response: web.StreamResponse, piece: bytes) -> None:
+async def take(response: web.StreamResponse, piece: bytes) -> None:
+    """Let a page take a piece, for so long as one that is there needs.
+
+    Raises:
+        TimeoutError: it takes nothing.
+        ConnectionError: it is gone.
+    """
     async with asyncio.timeout(TAKE_S):
         await response.write(piece)
 
@@ -497,6 +543,9 @@ async def _let_hear(request: web.Request, socket: web.WebSocketResponse, ear: Ea
     try:
         await asyncio.wait((gone, hearing), return_when=asyncio.FIRST_COMPLETED)
         result = hearing.result() if hearing.done() else "ended"
+        if gone.done() and socket.close_code == TOO_SLOW:
+            # The supervisor's word: the page takes nothing from it.
+            result = "dropped"
     finally:
         for task in (gone, hearing):
             task.cancel()

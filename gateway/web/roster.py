@@ -35,6 +35,7 @@ from gateway.events import (
     RealtimeLost,
     RealtimeReconnected,
     StateChanged,
+    Termination,
     TokensUsed,
     TurnAnswered,
     TurnTimed,
@@ -181,6 +182,24 @@ def details(record: CallRecord, since: int = 0) -> dict[str, Any]:
     return known | {"lines": lines, "first_line": first}
 
 
+def remains(row: Mapping[str, Any], now: float, end: Termination | None) -> CallRecord:
+    """What is left of a call that went on when its process was last heard of.
+
+    Args:
+        row: the last one, as ``summary`` makes it.
+        now: when the process was found gone, unix seconds.
+        end: how the call ended; None = it had ended before, and nobody heard how.
+    """
+    known = {name: row[name] for name in SUMMARY}
+    lasted_s = max(0.0, round(now - row["began_at"], 3))
+    known |= {"state": "ended", "turn": "", "ended_at": now, "duration_s": lasted_s}
+    if end is None:
+        return CallRecord(**known)
+    known |= {"result": end.result, "reason": end.reason}
+    lost = Trouble("its worker died, and what was said was lost with it", lasted_s)
+    return CallRecord(**known, troubles=[lost])
+
+
 class Roster:
     """The calls of one process."""
 
@@ -227,6 +246,13 @@ class Roster:
         book = self._calls.get(call_id)
         if book is not None:
             book.record.has_tape = True
+
+    def adopt(self, record: CallRecord) -> None:
+        """Take in a call that ended elsewhere."""
+        self.version += 1
+        record.changed = self.version
+        self._calls[record.call_id] = _CallBook(record)
+        self._keep_lately(record)
 
     def forget(self, call_id: str) -> bool:
         """Know nothing of a call that ended; whether anything was known."""

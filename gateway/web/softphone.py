@@ -52,7 +52,9 @@ class PageLink(Protocol):
         """Write now or raise ConnectionError."""
 
 
-Take = Callable[[web.Request, Callable[[PageLink], Observer]], Awaitable[web.StreamResponse]]
+# Makes the observer of a page's own call.
+Teller = Callable[[PageLink], Observer]
+Take = Callable[[web.Request, Teller], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from gateway.audio.wav import read_wav
 from gateway.events import CallBegan, CallEnded, StateChanged, TurnAnswered
 from gateway.shipped import shipped_sound
 from gateway.simulator.server import Simulator
+from gateway.web import CALL_OVER
 from gateway.web import console as room
 from gateway.web.reports import ReportsBusy
 from gateway.web.roster import Roster
@@ -320,7 +321,7 @@ async def test_a_listener_hears_both_sides(simulator: Simulator) -> None:
         ulaw = {"encoding": "ulaw", "rate_hz": 8000}
         assert await socket.receive_json(timeout=5) == {"caller": ulaw, "agent": ulaw}
         assert await metric(scene.running, "gateway_listeners") == 1
-        frames = _question()
+        frames = question()
         for frame in frames:
             await stream.speak(frame)
         heard: list[tuple[bytes, bytes]] = []
@@ -330,7 +331,7 @@ async def test_a_listener_hears_both_sides(simulator: Simulator) -> None:
         await stream.stop()
         while (closed := await socket.receive(timeout=10)).type != aiohttp.WSMsgType.CLOSE:
             pass
-        assert closed.data == room.CALL_OVER
+        assert closed.data == CALL_OVER
         assert [payload for kind, payload in heard if kind == CALLER] == frames
         assert await happens(lambda: bool(_logged(scene, "listen_in_ended")))
         ended = 'gateway_listen_ins_total{result="ended"}'
@@ -341,7 +342,7 @@ async def test_a_listener_hears_both_sides(simulator: Simulator) -> None:
     assert (began["call_id"], began["role"], began["source"]) == (call_id, "listener", "127.0.0.1")
 
 
-def _question() -> list[bytes]:
+def question() -> list[bytes]:
     """A sentence and the silence after it, frame by frame."""
     pcm = read_wav(shipped_sound("caller.wav"), 8000)[: 2 * 8000 * 3]
     payload = encode_ulaw(pcm) + b"\xff" * 8000
@@ -370,7 +371,7 @@ async def test_after_a_logout_nobody_sees_or_hears_any_more(simulator: Simulator
                 pass
             assert await _is_ended(events)
         await stream.speak(FRAME)
-        assert closed.data == room.CALL_OVER
+        assert closed.data == CALL_OVER
         assert scene.facts.of(CallEnded) == []
 
 
@@ -658,7 +659,7 @@ async def test_losing_postgresql_touches_no_call(simulator: Simulator) -> None:
                 listed = await scene.data("/console/calls")
                 assert {row["call_id"] for row in listed["calls"]} == {first, second, third}
                 assert "does not answer" in listed["problem"]
-                for frame in _question():
+                for frame in question():
                     await stream.speak(frame)
                 await scene.facts.wait_for(TurnAnswered)
                 server.start()

@@ -49,7 +49,16 @@ from gateway.events import (
     Usage,
 )
 from gateway.web import roster as room
-from gateway.web.roster import CallRecord, Line, Roster, Timing, Trouble, details, summary
+from gateway.web.roster import (
+    CallRecord,
+    Line,
+    Roster,
+    Timing,
+    Trouble,
+    details,
+    remains,
+    summary,
+)
 
 BEGAN = CallBegan("twilio", "sales", "CA1", "+15550100001", "+15550100002", ULAW_8K, ULAW_8K)
 ENDED = CallEnded(Termination("caller_hangup"), 20.0, 1, 1, 2000, 1500)
@@ -387,3 +396,33 @@ def test_every_fact_is_shown_or_left_out_on_purpose() -> None:
     }
 
     assert set(get_args(Fact)) == set(room._NOTES) | left_out
+
+
+@pytest.mark.parametrize("end", [Termination("internal_error"), None])
+def test_what_is_left_of_a_call_is_a_call_that_ended(end: Termination | None) -> None:
+    """All that its last row told; how it ended only where that is known."""
+    row = summary(told(BEGAN, StateChanged("lifecycle", "active"), CostIncurred("m", 0.5, 10)))
+    record = remains(row, 1010.0, end)
+
+    expected = row | {
+        "state": "ended",
+        "ended_at": 1010.0,
+        "duration_s": 10.0,
+        "result": end.result if end else "",
+        "reason": end.reason if end else "",
+        "troubles": int(end is not None),
+    }
+    assert summary(record) == expected
+    assert details(record)["lines"] == []
+
+
+def test_a_call_that_ended_elsewhere_is_one_of_those_that_ended() -> None:
+    """Found, told as news, forgotten like others."""
+    roster = Roster()
+    seen = roster.version
+    roster.adopt(remains(summary(told(BEGAN)), 1010.0, None))
+
+    assert [record.call_id for record in roster.changed_since(seen)] == ["c-1"]
+    assert [record.call_id for record in roster.find("ca1", 9)] == ["c-1"]
+    assert roster.forget("c-1")
+    assert roster.get("c-1") is None

@@ -25,7 +25,7 @@ from gateway.events import (
     StateChanged,
     Termination,
 )
-from gateway.settings import Agent, load_settings
+from gateway.settings import Agent
 from gateway.simulator.server import Simulator
 from gateway.tape.reading import Tape
 from gateway.tape.replay import Played, replay
@@ -33,7 +33,6 @@ from gateway.web.pages import COOKIE
 from gateway.web.softphone import teller
 from tests.running import (
     Facts,
-    environ_for,
     happens,
     metric,
     ops_url_of,
@@ -159,12 +158,6 @@ async def test_it_is_off_unless_it_is_on(simulator: Simulator, off: str) -> None
         return
     async with open_gateway(settings_for(simulator, **environ)) as running:
         assert await _status(f"{ops_url_of(running)}/softphone/media", BEARER) == 404
-
-
-def test_several_workers_are_refused_at_the_start(simulator: Simulator) -> None:
-    """The operations listener is the supervisor's then, which takes no calls."""
-    with pytest.raises(SettingsError, match="GATEWAY_SOFTPHONE: needs GATEWAY_WORKERS=1"):
-        load_settings(environ_for(simulator, GATEWAY_WORKERS="2", **ON))
 
 
 # ------------------------------------------------------------- a call

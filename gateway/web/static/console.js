@@ -159,14 +159,13 @@ function arrange(list, wanted) {
 
 function note(frame) {
   clockAhead = frame.now - Date.now() / 1000;
-  put(at("note"), frame.note);
+  // Only what tells of all calls says how it stands with all of them.
+  if (frame.calls === undefined) return;
+  put(at("note"), frame.note ?? "");
   show(at("note"), Boolean(frame.note));
 }
 
-let againAt = 0;
-
 async function load() {
-  clearTimeout(againAt);
   const query = at("query").value.trim();
   const reply = await fetch(`/console/calls?${new URLSearchParams({ q: query })}`);
   if (reply.status === 401) return location.assign("/login?next=/console");
@@ -178,8 +177,6 @@ async function load() {
   found = query ? new Set(frame.calls.map((row) => row.call_id)) : null;
   for (const row of frame.calls) rows.set(row.call_id, row);
   showList();
-  // Where nothing is told live.
-  if (frame.note) againAt = setTimeout(() => load().catch(() => {}), 5000);
 }
 
 function watchList() {
@@ -271,12 +268,22 @@ async function open(id) {
     put(at("call-id"), id);
     at("facts").replaceChildren();
     if (reply.status === 404) return complain("No such call is known here: it may be too old, or erased.");
-    return complain("The database does not answer: this call cannot be shown at the moment.");
+    if (reply.status !== 504) return complain("The database does not answer: this call cannot be shown at the moment.");
+    again(id);
+    return complain("The process that has this call does not answer at the moment. Trying again …");
   }
+  complain("");
   showPage(await reply.json());
   at("call-title").focus({ preventScroll: true });
   if (matchMedia("(max-width: 52rem)").matches) scrollTo(0, 0);
   if (call.ended_at === null) watchCall(id);
+}
+
+// A process that hangs comes back, or its calls are somebody else's soon.
+function again(id) {
+  setTimeout(() => {
+    if (chosen() === id && (!source || source.readyState === EventSource.CLOSED)) open(id).catch(() => again(id));
+  }, 3000);
 }
 
 function watchCall(id) {
@@ -287,6 +294,9 @@ function watchCall(id) {
       source.close();
       source = null;
     }
+  };
+  source.onerror = () => {
+    if (source && source.readyState === EventSource.CLOSED) again(id);
   };
 }
 

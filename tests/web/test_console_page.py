@@ -213,7 +213,7 @@ async def test_somebody_listens_in(tmp_path: Path) -> None:
         await page.click("#listen")
         await expect(page.locator("#listened")).to_have_text("1 person listens in to this call.")
         for side in ("agent", "caller"):
-            assert await _is_loud(page, side)
+            assert await is_loud(page, side)
         listeners = await metric(scene.running, "gateway_listeners")
         await keep_picture(page, "console-listen-desktop-light")
         await page.click("#listen")
@@ -291,7 +291,7 @@ async def test_it_fits_every_screen(
     assert not watched.complaints
 
 
-async def _is_loud(page: Page, side: str) -> bool:
+async def is_loud(page: Page, side: str) -> bool:
     """Whether something is heard of a side; the page's policy lets no script into it from here."""
     for _ in range(400):
         if await page.evaluate("(id) => document.getElementById(id).value", f"level-{side}") > 20:

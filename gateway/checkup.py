@@ -1,6 +1,6 @@
 """Looks after the sound of one call: frames and what the phone plays in, ``AudioAssessed`` out."""
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Final
 
 from gateway.audio.echo import Played
@@ -11,10 +11,13 @@ from gateway.events import AudioAssessed, CallStarted
 # The alarm that rings when no frames come: as long as they do, it is put off once a second.
 ALARM: Final = "no audio"
 _ALARM_S: Final = NO_AUDIO_S + 0.1
+_NAMES: Final = tuple(each.name for each in fields(Assessment))
 
 
 class Checkup:
     """``heard`` takes ``(now, payload)`` of each frame; ``look`` is called about once a second."""
+
+    __slots__ = ("_desk", "_health", "_is_over", "heard")
 
     def __init__(self, desk: Desk, started: CallStarted, played: Played, now: float) -> None:
         self._desk = desk
@@ -46,4 +49,4 @@ class Checkup:
 
 
 def _fact(assessment: Assessment) -> AudioAssessed:
-    return AudioAssessed(**asdict(assessment))
+    return AudioAssessed(**{name: getattr(assessment, name) for name in _NAMES})

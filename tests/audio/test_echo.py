@@ -58,13 +58,13 @@ def test_the_sound_stands_at_its_time() -> None:
     """A sample that was handed over is found at the moment it was played."""
     played = Played("pcm", 24000)
     pcm = np.zeros(2400, "<i2")
-    pcm[1200:1206] = 16384
+    pcm[1200:1206] = 16764  # a step of mu-law
     played.add([pcm.tobytes()], 5.0, follows=False)
 
     sound = played.sound(4.9, 1200)
 
     assert np.flatnonzero(sound).tolist() == [600]
-    assert sound[600] == 0.5
+    assert sound[600] * 32768 == 16764
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 24000, 48000])

@@ -293,7 +293,7 @@ def test_memory_is_bounded() -> None:
         watched.listen(second + 1.0)
 
     assert len(watched.heard) == 0
-    assert len(watched._levels) <= 5
+    assert len(watched._powers) <= 5
     assert len(watched._arrival._delays) <= 5
     assert len(played._pieces) <= 50
 

@@ -3,6 +3,11 @@
 It is kept from its first frame and handed over when the model is ready to listen, so that nobody
 has to repeat the first word. What was lost before us becomes silence: the model's clock is the
 amount of audio it was sent, and must not fall behind the caller's.
+
+What was sent and may have to be said again is kept as it came where that is a byte a sample: 20 ms
+are 160 bytes then, and 960 as the model has them. Each frame is kept with the one before it, which
+is longer than the converter's filter: so converting it again gives the same bytes, wherever the
+words begin.
 """
 
 from collections import deque
@@ -18,6 +23,9 @@ LEAD_IN_MS = 500
 # One append carries at most this much of what was kept.
 APPEND_LIMIT_MS = 500
 
+# As the model has it; or the frame before and this one, as they came.
+_Piece = bytes | tuple[bytes, bytes]
+
 
 class Uplink:
     """Converts caller audio and keeps it while the model cannot take it."""
@@ -26,21 +34,29 @@ class Uplink:
         self._source = source
         self._source_bytes_per_ms = source.bytes_per_ms
         self._target = target
-        self._converter = Converter(
-            source.encoding, source.rate_hz, target.encoding, target.rate_hz
-        )
-        self._held = _Tail(HOLD_LIMIT_MS * target.bytes_per_ms)
+        self._converter = _converter(source, target)
+        self._before = b""
+        # How many bytes become of one, where frames are kept as they came: no frame of a byte a
+        # sample ends in the middle of one.
+        growth = target.bytes_per_ms // source.bytes_per_ms
+        self._growth = 1 if source.encoding == "pcm" else growth
+        self._held = self._tail(HOLD_LIMIT_MS)
         self._dropped_bytes = 0
         self._is_open = False
-        self._words = _Tail(HOLD_LIMIT_MS * target.bytes_per_ms)
-        self._recent = _Tail(LEAD_IN_MS * target.bytes_per_ms)
+        self._words = self._tail(HOLD_LIMIT_MS)
+        self._recent = self._tail(LEAD_IN_MS)
         self._caller_speaks = False
+
+    def _tail(self, limit_ms: int) -> "_Tail":
+        return _Tail(limit_ms * self._target.bytes_per_ms, self._growth)
 
     def accept(self, payload: bytes) -> bytes:
         """Convert; returns what can be sent now, b"" while audio is being kept."""
+        before, self._before = self._before, payload
         converted = self._converter.convert(payload)
         if self._is_open:
-            (self._words if self._caller_speaks else self._recent).add(converted)
+            memory = self._words if self._caller_speaks else self._recent
+            memory.add((before, payload) if self._growth > 1 else converted)
             return converted
         self._dropped_bytes += self._held.add(converted)
         return b""
@@ -56,7 +72,7 @@ class Uplink:
     def open(self) -> list[bytes]:
         """The model listens: everything that was kept, oldest first, in handy pieces."""
         self._is_open = True
-        held = self._held.take()
+        held = self._as_sent(self._held.take())
         self._remember(held)
         kept = b"".join(held)
         size = APPEND_LIMIT_MS * self._target.bytes_per_ms
@@ -88,7 +104,8 @@ class Uplink:
         Words that were heard and not answered are said again; returns whether there are any.
         """
         self._is_open = False
-        words, recent, kept = self._words.take(), self._recent.take(), list(unsent)
+        words, recent = self._as_sent(self._words.take()), self._as_sent(self._recent.take())
+        kept = list(unsent)
         if self._caller_speaks:
             # What was not sent is the end of these words.
             kept = max(words, kept, key=_size)
@@ -99,10 +116,27 @@ class Uplink:
         self._dropped_bytes += self._held.extend([*kept, *self._held.take()])
         return bool(words)
 
+    def _as_sent(self, pieces: Iterable[_Piece]) -> list[bytes]:
+        """As the model has or had them."""
+        sent: list[bytes] = []
+        converter, last = _converter(self._source, self._target), None
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                sent.append(piece)
+                last = None
+                continue
+            before, payload = piece
+            if before is not last:
+                converter.reset()
+                converter.convert(before)
+            sent.append(converter.convert(payload))
+            last = payload
+        return sent
+
     def leave(self, unsent: Sequence[bytes] = ()) -> float:
         """Nobody will ever listen: returns the ms that were kept or handed over in vain."""
         self._is_open = False
-        return (_size(self._held.take()) + _size(unsent)) / self._target.bytes_per_ms
+        return (_size(self._as_sent(self._held.take())) + _size(unsent)) / self._target.bytes_per_ms
 
     @property
     def has_dropped(self) -> bool:
@@ -116,26 +150,33 @@ class Uplink:
 
 
 class _Tail:
-    """The last so many bytes of audio, in the pieces it came in."""
+    """The last so many bytes of audio, in the pieces it came in; bytes are those of the model."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    __slots__ = ("_growth", "_kept_bytes", "_limit_bytes", "_pieces")
+
+    def __init__(self, limit_bytes: int, growth: int) -> None:
         self._limit_bytes = limit_bytes
-        self._pieces: deque[bytes] = deque()
+        self._growth = growth
+        self._pieces: deque[_Piece] = deque()
         self._kept_bytes = 0
 
-    def extend(self, pieces: Iterable[bytes]) -> int:
+    def extend(self, pieces: Iterable[_Piece]) -> int:
         """Add at the end; returns how many bytes were dropped at the beginning."""
         return sum(map(self.add, pieces))
 
-    def add(self, piece: bytes) -> int:
+    def add(self, piece: _Piece) -> int:
         """Add one; returns how many bytes were dropped at the beginning."""
-        self._pieces.append(piece)
-        before = self._kept_bytes = self._kept_bytes + len(piece)
-        while self._kept_bytes > self._limit_bytes:
-            self._kept_bytes -= len(self._pieces.popleft())
-        return before - self._kept_bytes
+        pieces, growth, limit_bytes = self._pieces, self._growth, self._limit_bytes
+        pieces.append(piece)
+        size_bytes = len(piece) if isinstance(piece, bytes) else len(piece[1]) * growth
+        before = kept_bytes = self._kept_bytes + size_bytes
+        while kept_bytes > limit_bytes:
+            gone = pieces.popleft()
+            kept_bytes -= len(gone) if isinstance(gone, bytes) else len(gone[1]) * growth
+        self._kept_bytes = kept_bytes
+        return before - kept_bytes
 
-    def take(self) -> list[bytes]:
+    def take(self) -> list[_Piece]:
         """Everything, oldest first; nothing is kept afterwards."""
         pieces = list(self._pieces)
         self._pieces.clear()
@@ -145,3 +186,7 @@ class _Tail:
 
 def _size(pieces: Iterable[bytes]) -> int:
     return sum(map(len, pieces))
+
+
+def _converter(source: AudioFormat, target: AudioFormat) -> Converter:
+    return Converter(source.encoding, source.rate_hz, target.encoding, target.rate_hz)

@@ -1,8 +1,11 @@
 """The caller's audio on its way to the model."""
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.audio.convert import Converter
 from gateway.events import ALAW_8K, PCM_24K, ULAW_8K, AudioFormat
 from gateway.uplink import APPEND_LIMIT_MS, HOLD_LIMIT_MS, LEAD_IN_MS, Uplink
 
@@ -259,3 +262,87 @@ def test_no_byte_is_lost_or_moved(
     sent += b"".join(uplink.open())
 
     assert sent == b"".join(before + between + after)
+
+
+class _TwoUplinks:
+    """The same caller before two models: one takes mu-law as it comes, the other 24 kHz.
+
+    The first tells which frames are said again; a converter that never stops, what they are at
+    24 kHz.
+    """
+
+    def __init__(self) -> None:
+        self._plain, self._converted = Uplink(ULAW_8K, ULAW_8K), Uplink(ULAW_8K, PCM_24K)
+        self._truth = Converter("ulaw", 8000, "pcm", 24000)
+        self._known: dict[bytes, bytes] = {}
+        self.renew(0)
+
+    def say(self, count: int) -> None:
+        """So many frames, of which no two are alike."""
+        for _ in range(count):
+            frame = random.Random(len(self._known)).randbytes(160)
+            self._known[frame] = self._truth.convert(frame)
+            assert len(self._plain.accept(frame)) * 6 == len(self._converted.accept(frame))
+
+    def do(self, step: str) -> None:
+        """One of the steps of a turn."""
+        getattr(self._plain, step)()
+        getattr(self._converted, step)()
+
+    def renew(self, count: int) -> int:
+        """Another session after so many frames; returns how many frames it is told."""
+        assert self._plain.hold() == self._converted.hold()
+        self.say(count)
+        plain = b"".join(self._plain.open())
+        frames = [plain[at : at + 160] for at in range(0, len(plain), 160)]
+        assert b"".join(self._converted.open()) == b"".join(self._known[one] for one in frames)
+        return len(frames)
+
+
+_TURN_STEPS = st.sampled_from(["begin_turn", "wait_for_answer", "end_turn"])
+
+
+@given(st.lists(_TURN_STEPS | st.integers(1, 40) | st.tuples(st.integers(0, 30)), max_size=12))
+def test_what_is_said_again_is_what_was_sent(steps: list[str | int | tuple[int]]) -> None:
+    """Converted a second time, byte for byte, wherever words begin and however often."""
+    uplinks = _TwoUplinks()
+    for step in steps:
+        if isinstance(step, str):
+            uplinks.do(step)
+        elif isinstance(step, int):
+            uplinks.say(step)
+        else:
+            uplinks.renew(step[0])
+    uplinks.do("begin_turn")
+    uplinks.say(3)
+
+    assert uplinks.renew(2) >= 5
+
+
+def test_two_turns_with_silence_between_are_said_again_as_they_were() -> None:
+    """The silence between them is longer than the lead-in, so the words have a seam."""
+    uplinks = _TwoUplinks()
+    uplinks.do("begin_turn")
+    uplinks.say(30)
+    uplinks.do("wait_for_answer")
+    uplinks.say(60)
+    uplinks.do("begin_turn")
+    uplinks.say(30)
+
+    assert uplinks.renew(0) == 30 + LEAD_IN_MS // 20 + 30
+
+
+def _parts(piece: bytes | tuple[bytes, bytes]) -> tuple[bytes, ...]:
+    return (piece,) if isinstance(piece, bytes) else piece
+
+
+def test_sound_that_may_be_said_again_is_kept_small() -> None:
+    """A minute of a caller who speaks, before a model that takes 24 kHz: 10 s as they came."""
+    uplink = Uplink(ULAW_8K, PCM_24K)
+    uplink.open()
+    uplink.begin_turn()
+    for number in range(3000):
+        uplink.accept(_frame(number))
+
+    kept = {id(part): len(part) for piece in uplink._words._pieces for part in _parts(piece)}
+    assert sum(kept.values()) == (HOLD_LIMIT_MS + 20) * ULAW_8K.bytes_per_ms

@@ -95,7 +95,7 @@ class _Piece:
 
     def until(self, end: float) -> "_Piece":
         """What of it is played before that moment."""
-        size = max(0, int((end - self.start) * _RATE_HZ))
+        size = max(0, round((end - self.start) * _RATE_HZ))
         return _Piece(self.origin, self.at, self.sound[:size])
 
 

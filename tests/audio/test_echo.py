@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.audio.convert import Encoding
 from gateway.audio.echo import LEAST_LIKENESS, Echo, Played, samples, slowed
 from tests.audio.listening import encoded, speech
 
 PIECE = bytes(800)
+SLOW_HZ = 4000
 
 
 def test_pieces_that_follow_are_one_stretch() -> None:
@@ -65,6 +67,70 @@ def test_the_sound_stands_at_its_time() -> None:
 
     assert np.flatnonzero(sound).tolist() == [600]
     assert sound[600] * 32768 == 16764
+
+
+class _Tape:
+    """What a phone plays, sample by sample, for ever: the sound it was handed, slowed and exact."""
+
+    def __init__(self) -> None:
+        self._sound = np.zeros(60 * SLOW_HZ)
+
+    def play(self, payload: bytes, encoding: Encoding, rate_hz: int, start: int) -> int:
+        """From that sample on; returns where it ends."""
+        slow = slowed(samples(payload, encoding), rate_hz)
+        self._sound[start : start + slow.size] = slow
+        return start + slow.size
+
+    def cut(self, at: int) -> None:
+        """Nothing from that sample on."""
+        self._sound[at:] = 0
+
+    def between(self, start: int, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        """What was played there."""
+        return self._sound[start : start + size]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["play", "wait", "cut", "forget"]), st.integers(1, 20)),
+        min_size=1,
+        max_size=25,
+    ),
+    seed=st.integers(0, 2**32),
+    way=st.sampled_from([("ulaw", 8000), ("alaw", 8000), ("pcm", 8000), ("pcm", 24000)]),
+)
+def test_what_was_played_is_kept_to_the_noise_of_mu_law(
+    steps: list[tuple[str, int]], seed: int, way: tuple[Encoding, int]
+) -> None:
+    """Handed over, cut and forgotten in any order: every sample stands where it was played."""
+    encoding, rate_hz = way
+    generator, played, tape = np.random.default_rng(seed), Played(encoding, rate_hz), _Tape()
+    now = ends = first = 3 * SLOW_HZ
+    for step, tenths in steps:
+        length = tenths * SLOW_HZ // 10
+        if step == "play":
+            pcm = generator.normal(0, 0.1, tenths * 800)
+            wire = encoded(pcm, encoding, rate_hz)
+            wire = wire[: len(wire) // 12 * 12]
+            start = max(now, ends)
+            played.add([wire[:480], wire[480:]], now / SLOW_HZ, follows=ends > now)
+            ends = tape.play(wire, encoding, rate_hz, start)
+        elif step == "wait":
+            now += length // 5
+        elif step == "cut":
+            played.cut(now / SLOW_HZ)
+            tape.cut(now)
+            ends = min(ends, now)
+        else:
+            first = max(first, now - SLOW_HZ // 2 + length // 10)
+            played.forget(now / SLOW_HZ - 1, first / SLOW_HZ)
+
+    first = max(first, now - 3 * SLOW_HZ)
+    exact = tape.between(first, 5 * SLOW_HZ)
+    kept = played.sound(first / SLOW_HZ, exact.size)
+
+    # Half a step of mu-law, and the two bits that it does not know.
+    assert np.all(np.abs(kept - exact) <= 0.032 * np.abs(exact) + 0.0003)
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 24000, 48000])

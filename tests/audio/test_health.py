@@ -167,6 +167,34 @@ def test_a_fault_moves_its_own_indicator_and_no_other(
         assert abs(after - before) <= tolerance
 
 
+# What was told when all of the sound was kept as it came and compared in full precision: level and
+# noise (dBFS), likeness, loss (dB) and delay (ms) of the echo.
+EXACT: dict[str, tuple[float, float, float, float | None, float | None]] = {
+    "quiet": (-43.11, -64.69, 0.016, None, None),
+    "noisy": (-16.57, -38.47, 0.018, None, None),
+    "clipped": (-13.71, -64.68, 0.016, None, None),
+    "jitter": (-17.6, -64.68, 0.017, None, None),
+    "reported gaps": (-17.49, -64.52, 0.015, None, None),
+    "echo 10 dB, 300 ms": (-17.6, -64.68, 0.889, 10.0, 300.0),
+    "echo 20 dB, 40 ms": (-17.6, -64.68, 0.885, 19.99, 40.0),
+    "echo 30 dB, 120 ms": (-17.6, -64.68, 0.848, 29.92, 120.0),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_keeping_little_tells_the_same(name: str) -> None:
+    """Memory is saved on what is kept of the sound, not on what is told of it."""
+    level_dbfs, noise_dbfs, likeness, loss_db, delay_ms = EXACT[name]
+
+    final = assessed_once(name)[-1]
+
+    assert final.level_dbfs == pytest.approx(level_dbfs, abs=0.02)
+    assert final.noise_dbfs == pytest.approx(noise_dbfs, abs=0.02)
+    assert final.echo_likeness == pytest.approx(likeness, abs=0.005)
+    assert (final.echo_loss_db is None, final.echo_delay_ms) == (loss_db is None, delay_ms)
+    assert (final.echo_loss_db or 0.0) == pytest.approx(loss_db or 0.0, abs=0.15)
+
+
 def test_double_talk_is_no_echo() -> None:
     """Two people who talk at once are not one who comes back."""
     found = assessed(DOUBLE_TALK)
@@ -283,19 +311,36 @@ def test_frames_of_any_length_are_taken(
     assert watched.finish(BEGAN + 12).duration_ms > 0
 
 
-def test_memory_is_bounded() -> None:
-    """An hour with the agent talking all the time keeps no more than a few seconds."""
-    played = Played("ulaw", 8000)
-    watched = Health("ulaw", 8000, played, 0.0)
+@pytest.mark.parametrize(("encoding", "rate_hz"), [("ulaw", 8000), ("pcm", 24000)])
+def test_memory_is_bounded(encoding: Encoding, rate_hz: int) -> None:
+    """However long the agent talks, five seconds ahead of the phone: a few seconds, slowed."""
+    tenth = rate_hz // 10 * (2 if encoding == "pcm" else 1)
+    played = Played(encoding, rate_hz)
+    watched = Health(encoding, rate_hz, played, 0.0)
+    played.add([bytes(tenth)] * 50, 0.0, follows=False)
     for second in range(300):
-        played.add([bytes(800)] * 10, float(second), follows=second > 0)
-        watched.heard.extend((second + n / 50, bytes(160)) for n in range(50))
+        played.add([bytes(tenth)] * 10, float(second), follows=True)
+        watched.heard.extend((second + n / 50, bytes(tenth // 5)) for n in range(50))
         watched.listen(second + 1.0)
 
     assert len(watched.heard) == 0
     assert len(watched._powers) <= 5
     assert len(watched._arrival._delays) <= 5
-    assert len(played._pieces) <= 50
+    assert len(played._stretches) == 1
+    assert sum(len(piece.sound) for piece in played._pieces) <= 6 * 4000
+
+
+def test_nothing_is_kept_of_an_agent_who_was_silent_for_seconds() -> None:
+    """The sound of an answer goes when no echo of it can come any more."""
+    played = Played("ulaw", 8000)
+    watched = Health("ulaw", 8000, played, 0.0)
+    played.add([bytes(800)] * 10, 0.0, follows=False)
+    for second in range(4):
+        watched.heard.extend((second + n / 50, bytes(160)) for n in range(1, 51))
+        watched.listen(second + 1.0)
+
+    assert len(played._pieces) == 0
+    assert played._fresh == []
 
 
 def test_the_words_are_those_of_the_facts() -> None:

@@ -7,7 +7,7 @@ one second after the other at the same delay, chance is not: so the correlations
 are averaged, each weighed by how quiet the caller was, since double talk says little about echo.
 
 What was played is kept at 4 kHz in mu-law: half of what Twilio is sent, a twelfth of 24 kHz PCM,
-and its noise is 38 dB below it. It is slowed half a second at a time: numpy takes as long for less.
+and its noise is 38 dB below it. It is slowed seconds at a time: numpy takes as long for less.
 """
 
 from collections import deque
@@ -33,7 +33,9 @@ _PAIR: Final = np.dtype("<u2")
 # What was played is forgotten after this long, and there are no more than so many pieces of it.
 _KEPT_S: Final = 3.0
 _MOST_PIECES: Final = 600
-# So many slowed samples are made, and forgotten, at once.
+# So much is slowed at once, or when it is asked for: two seconds of G.711, a third of 24 kHz PCM.
+_MOST_FRESH_BYTES: Final = 16_000
+# So many slowed samples are forgotten at once.
 _PIECE_SAMPLES: Final = 2000
 # Two stretches this close are one: the ledger reckons in whole bytes, clocks do not.
 _SEAM_S: Final = 0.0005
@@ -131,9 +133,10 @@ class Played:
         size_bytes = sum(map(len, payloads))
         if not size_bytes:
             return
-        stretches = self._stretches
-        self._prune(now - _KEPT_S, max(now - _KEPT_S, self._wanted_from))
-        if not (follows and stretches and stretches[-1].end >= now - _KEPT_S):
+        stretches, oldest = self._stretches, now - _KEPT_S
+        if stretches and stretches[0].start < oldest:
+            self._prune(oldest, max(oldest, self._wanted_from))
+        if not (follows and stretches and stretches[-1].end >= oldest):
             self._slow_down()
             stretches.append(_Stretch(now, now, now))
         last = stretches[-1]
@@ -146,7 +149,7 @@ class Played:
             self._fresh_at = start
         self._fresh += payloads
         self._fresh_bytes += size_bytes
-        if self._fresh_bytes * _RATE_HZ >= _PIECE_SAMPLES * self._bytes_per_s:
+        if self._fresh_bytes >= _MOST_FRESH_BYTES:
             self._slow_down()
 
     def _slow_down(self) -> None:
@@ -183,7 +186,7 @@ class Played:
 
     def cut(self, now: float) -> None:
         """The phone was told to drop what it has not played yet."""
-        self._slow_down()
+        self._cut_fresh(now)
         stretches, pieces = self._stretches, self._pieces
         while stretches and stretches[-1].start >= now:
             stretches.pop()
@@ -193,6 +196,13 @@ class Played:
             pieces.pop()
         if pieces:
             pieces.append(pieces.pop().until(now))
+
+    def _cut_fresh(self, now: float) -> None:
+        """A barge-in is in a hurry: nothing is slowed down for it."""
+        played = max(0, round((now - self._fresh_at) * _RATE_HZ))
+        kept = b"".join(self._fresh)[: played * (self._bytes_per_s // _RATE_HZ)]
+        self._fresh = [kept] if kept else []
+        self._fresh_bytes = len(kept)
 
     def stretches(self, start: float, end: float) -> list[tuple[float, float]]:
         """From when to when something is playing, of what plays between two moments."""

@@ -442,17 +442,49 @@ def tape_shrink(
     ],
     matching: Annotated[str, typer.Option(help="What it must print beside failing.")] = "",
     out: Annotated[Path | None, typer.Option(help="The tape to write.")] = None,
+    as_recorded: Annotated[
+        bool, typer.Option("--as-recorded", help="Do not record anew what went out.")
+    ] = False,
     most_runs: Annotated[int, typer.Option(help="Runs of the command at most.", min=1)] = 1000,
     timeout_s: Annotated[float, typer.Option(help="Longest run.", min=0.1)] = 60.0,
     as_json: Json = False,
 ) -> None:
-    """Leave out turns and frames while the command still fails: a fault becomes a small test."""
-    from gateway.tape.shrinking import Wishes, shrink_tape  # noqa: PLC0415  # as above
+    """Leave out turns and frames while the command still fails: a fault becomes a small test.
+
+    What went out is recorded anew by this gateway each time, so that the small tape replays.
+    """
+    from gateway.tape.renew import check_place  # noqa: PLC0415  # as above
+    from gateway.tape.shrinking import Wishes, shrink_tape  # noqa: PLC0415
 
     target = out or Path(f"{tape_name(file)}.small.jsonl")
-    _check_writable(target)
-    wishes = Wishes(failing, matching, most_runs, timeout_s)
+    try:
+        check_place(target)
+    except OSError as error:
+        _leave(BAD_INPUT, f"--out: {target}: {error.strerror}")
+    wishes = Wishes(failing, matching, most_runs, timeout_s, as_recorded)
     shrink_tape(Terminal(as_json=as_json), file, target, wishes)
+
+
+@tape.command("renew")
+def tape_renew(
+    tapes: Annotated[list[Path], typer.Argument(help="Tapes, or folders of them.")],
+    *,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Write over the tapes that differ.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the renewed tapes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Record anew what goes out, after a change that was meant; prints what is different now.
+
+    What came in stays as it was recorded. Tapes that replay the same are left alone.
+    """
+    from gateway.tape.renewing import renew_tapes  # noqa: PLC0415  # as above
+
+    if in_place == (out is not None):
+        _leave(BAD_INPUT, "say where renewed tapes go: --out FOLDER, or --in-place, over the old")
+    if renew_tapes(Terminal(as_json=as_json), tapes, out).failed:
+        raise SystemExit(BAD_INPUT)
 
 
 @tape.command("report")

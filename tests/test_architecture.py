@@ -147,7 +147,7 @@ ROOMS = {
     ),
     "tape.replay": _room(
         "audio.* bridge call errors events providers providers.table realtime.protocol shipped"
-        " tape.passes tape.reading tape.sounds tape.stage",
+        " realtime tape.passes tape.reading tape.sounds tape.stage",
         (_IO - {"asyncio", "urllib"}) | _CLOCK | _DICE,
     ),
     "tape.compare": _room("tape.reading tape.replay tape.stage", (_PURE - {"msgspec"})),
@@ -158,8 +158,16 @@ ROOMS = {
     "tape.taped": _room("events tape.judge tape.story", _IO | _CLOCK | _DICE),
     "tape.plugin": _room("errors tape tape.judge tape.taped", _IO | _CLOCK | _DICE | _WIRE),
     "tape.shrink": _room("errors tape.compare tape.reading", _IO | _CLOCK | _DICE),
+    "tape.renew": _room(
+        "bridge errors events realtime tape tape.masking tape.reading tape.record tape.replay",
+        (_IO - {"os"}) | _DICE,
+    ),
+    "tape.renewing": _room(
+        "errors tape.command tape.judge tape.renew terminal", _IO | _CLOCK | _DICE | _WIRE
+    ),
     "tape.shrinking": _room(
-        "errors tape.shrink terminal", (_IO - {"subprocess"}) | _CLOCK | _DICE | _WIRE
+        "errors tape.judge tape.renew tape.shrink terminal",
+        (_IO - {"subprocess"}) | _CLOCK | _DICE | _WIRE,
     ),
     "tape.wire": _room(
         "errors events providers providers.table realtime.protocol tape.reading",
@@ -170,7 +178,7 @@ ROOMS = {
     "tape.story": _room("conversation events tape.accounts tape.ear tape.reading tape.wire", _PURE),
     "tape.tracks": _room("audio.* events tape.ear tape.reading tape.wire", _PURE),
     "tape.listen": _room("tape.story tape.tracks", _PURE),
-    "tape.show": _room("tape.story", _PURE),
+    "tape.show": _room("tape.reading tape.story", _PURE),
     "tape.report": _room("tape.listen tape.show tape.story", _PURE - {"base64", "msgspec"}),
     "shipped": _room("", _PURE),
     "terminal": _room("", (_IO - {"os"}) | _CLOCK | _DICE),

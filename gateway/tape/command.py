@@ -48,8 +48,8 @@ def replay_tapes(terminal: Terminal, paths: list[Path], wishes: Wishes) -> Tally
             continue
         tally.same += verdict.is_same
         tally.different += not verdict.is_same
-        _print(terminal, verdict)
-        results.append(_plain(verdict))
+        print_verdict(terminal, verdict)
+        results.append(plain_verdict(verdict))
     terminal.say(_sum(tally))
     terminal.result({"tapes": results})
     return tally
@@ -81,7 +81,8 @@ def _pace(speed: float) -> Callable[[float], None]:
     return lambda t: time.sleep(max(0.0, began + t / speed - time.monotonic()))
 
 
-def _print(terminal: Terminal, verdict: Verdict) -> None:
+def print_verdict(terminal: Terminal, verdict: Verdict) -> None:
+    """One tape: a line, and the differences below it."""
     replayed, found = verdict.replayed, verdict.found
     word = "same" if verdict.is_same else "differs"
     terminal.say(
@@ -96,7 +97,8 @@ def _print(terminal: Terminal, verdict: Verdict) -> None:
         terminal.say(f"            ... and {found.count - len(found.differences)} more differences")
 
 
-def _plain(verdict: Verdict) -> dict[str, object]:
+def plain_verdict(verdict: Verdict) -> dict[str, object]:
+    """The same for scripts."""
     replayed = verdict.replayed
     return {
         "tape": str(verdict.path),

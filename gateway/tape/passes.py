@@ -1,5 +1,6 @@
 """Puts a tape's lines together again as the passes in which the call worked."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,8 @@ _NOTICED: Final = frozenset({"clogged", "shut", "freed"})
 _SHOWN: Final = _NOTICED - {"freed"}
 # Lines of one pass; a barge-in into a minute of speech makes a few.
 MOST_LINES: Final = 10_000
+# Steps that are looked at before they are taken; more than a call has in a tenth of a second.
+MOST_AHEAD: Final = 1000
 
 # Name, messages taken so far, kind.
 Change = tuple[str, int, str]
@@ -39,12 +42,22 @@ class Aside:
 
     line: Line
 
+    @property
+    def t(self) -> float:
+        """When it was."""
+        return self.line.t
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Nothing more can be replayed: the call's ``end``, or a place where lines are missing."""
 
     line: Line
+
+    @property
+    def t(self) -> float:
+        """When it was."""
+        return self.line.t
 
 
 Step = Pass | Aside | Stop
@@ -75,6 +88,44 @@ def steps(lines: Iterable[Line]) -> Iterator[Step]:
             yield Aside(line)
         else:
             current = _begun(line)
+
+
+class Ahead:
+    """Steps that can be looked at before they are taken, one after the other."""
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self._steps = iter(steps)
+        # The present one first.
+        self._seen: deque[Step] = deque()
+
+    def __iter__(self) -> Iterator[Step]:
+        while self._sees(0):
+            yield self._seen[0]
+            self._seen.popleft()
+
+    def has_timer(self, until: float) -> bool:
+        """Whether a timer rings, or the model is dialled, from the present step to this time."""
+        for number in range(MOST_AHEAD):
+            if not self._sees(number) or self._seen[number].t > until:
+                return False
+            if _is_timers(self._seen[number]):
+                return True
+        return False
+
+    def _sees(self, number: int) -> bool:
+        while len(self._seen) <= number:
+            step = next(self._steps, None)
+            if step is None:
+                return False
+            self._seen.append(step)
+        return True
+
+
+def _is_timers(step: Step) -> bool:
+    """Whether time did this: a pass that nothing set off, or a dial."""
+    if isinstance(step, Pass):
+        return step.cause is None
+    return isinstance(step, Aside) and step.line.kind == "dialled"
 
 
 def _is_effect(line: Line, kinds: frozenset[str]) -> bool:

@@ -50,6 +50,10 @@ class Head(msgspec.Struct, frozen=True):
     unix_offset_s: float = 0.0
     query: Mapping[str, str] = {}
     masks: tuple[str, ...] = ()
+    renewed_by: str = ""
+    renewed_at: str = ""
+    shrunk_by: str = ""
+    shrunk_at: str = ""
     sounds: Mapping[str, Sound] = {}
     settings: HeadSettings = HeadSettings()
 

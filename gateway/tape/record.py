@@ -576,6 +576,10 @@ class Tapes:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
         while not self._stop.wait(PAUSE_S):
             self.write_waiting()
+        self.finish()
+
+    def finish(self) -> None:
+        """Write all that waits, and let go of tapes whose end never came."""
         self.write_waiting()
         for reel in self._open:
             reel.close()

@@ -9,12 +9,13 @@ import asyncio
 import dataclasses
 import gc
 import hashlib
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+import math
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, Protocol, cast, get_args
 from urllib.parse import urlencode
 
 import msgspec
@@ -23,12 +24,13 @@ from gateway.audio.wav import read_wav
 from gateway.bridge import Bridge, Outside
 from gateway.call import Call, CallOptions
 from gateway.errors import ConnectError, TapeError
-from gateway.events import CallStarted, Fact, Reason
+from gateway.events import CallStarted, Fact, Reason, Termination
 from gateway.providers import HttpRequest
 from gateway.providers.table import doors
+from gateway.realtime import Link
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.shipped import PROMPT_HZ, PROMPTS, shipped_sound
-from gateway.tape.passes import MOST_LINES, Aside, Pass, Stop, steps
+from gateway.tape.passes import MOST_LINES, Ahead, Aside, Pass, Step, Stop, steps
 from gateway.tape.reading import LONGEST_S, Head, Line, Tape, named
 from gateway.tape.sounds import unpacked
 from gateway.tape.stage import Clockwork, Sent, Stage, StageLink
@@ -39,6 +41,11 @@ LATEST_TIMER_S: Final = 1.0
 LONGEST_GAP_S: Final = 0.1
 # A sleep may end so early: some event loops (uvloop) count whole milliseconds.
 EARLIEST_TIMER_S: Final = 0.005
+# Recorded anew, a timer that the tape does not show for so long rings when it was due.
+PATIENCE_S: Final = 0.1
+# Timers of a call that a recording lets ring beyond what is on the tape.
+MOST_RINGS: Final = 1_000_000
+_US: Final = 1e-6
 # More than a call of days has; what a forged tape holds beyond is not kept.
 MOST_FACTS: Final = 500_000
 MOST_PROBLEMS: Final = 100
@@ -97,10 +104,32 @@ class Replayed:
         return self.stopped is not None and self.stopped.end is not None and not self.stopped.lost
 
 
+class Recorder(Protocol):
+    """Records a replay as a live call is recorded (``gateway.tape.renew``)."""
+
+    def wrap(self, link: Link, outside: Outside) -> tuple[Link, Outside]:
+        """The provider's link and the world, with the recorder in between."""
+
+    def began(self) -> None:
+        """The call is admitted, at the time it was given as its start."""
+
+    def hung_up(self, reason: Reason) -> None:
+        """The call is about to be ended from outside."""
+
+    def left(self, termination: Termination | None, stopped: Line | None) -> None:
+        """Nothing more comes: how the call ended, and the last line of the tape, where it has one.
+
+        Args:
+            termination: None where it has not ended.
+            stopped: see ``Replayed``.
+        """
+
+
 def replay(
     tape: Tape,
     watch: Callable[[Played], None] = lambda _: None,
     wait_until: Callable[[float], None] = lambda _: None,
+    recorder: Recorder | None = None,
 ) -> Replayed:
     """Play the tape to its end; may be called from within a running event loop, which then waits.
 
@@ -108,6 +137,8 @@ def replay(
         tape: open, no line of it read yet.
         watch: told each pass in which something was sent, or should have been.
         wait_until: called before each pass with its time; may pass the time until then.
+        recorder: records it. Then the call goes its own way: timers ring when they are due, not
+            only where the tape shows that they did, and behind the tape too, until the call ends.
 
     Raises:
         TapeError: the tape cannot be read or played.
@@ -119,7 +150,7 @@ def replay(
             _seldom_collected(),
             asyncio.Runner(loop_factory=Clockwork) as runner,
         ):
-            played = _Replay(tape, watch, wait_until)
+            played = _Replay(tape, watch, wait_until, recorder)
             # The runner writes its task down in words: a result in it would be written down too.
             runner.run(played.play())
             return played.result
@@ -208,9 +239,14 @@ class _Replay:
     """One tape being played."""
 
     def __init__(
-        self, tape: Tape, watch: Callable[[Played], None], wait_until: Callable[[float], None]
+        self,
+        tape: Tape,
+        watch: Callable[[Played], None],
+        wait_until: Callable[[float], None],
+        recorder: Recorder | None,
     ) -> None:
         self._tape = tape
+        self._recorder = recorder
         self._head = tape.head
         self._watch = watch
         self._wait_until = wait_until
@@ -222,7 +258,7 @@ class _Replay:
         self._tail: Played | None = None
         self._shut_late: set[str] = set()
         self._late: tuple[float, float] | None = None
-        self._calls = 0
+        self._calls = self._rings = 0
 
     async def play(self) -> None:
         """To the tape's end, or as far as it goes."""
@@ -230,15 +266,25 @@ class _Replay:
         self._bridge = self._make_bridge()
         self._set_going(self._bridge.await_start())
         await self._rest()
-        for step in steps(self._tape):
+        if self._recorder is None:
+            await self._play_steps(steps(self._tape))
+        else:
+            ahead = Ahead(steps(self._tape))
+            await self._play_steps(ahead, ahead)
+            await self._record_end(self._recorder)
+        await self._finish()
+
+    async def _play_steps(self, those: Iterable[Step], ahead: Ahead | None = None) -> None:
+        for step in those:
+            if ahead is not None and not (isinstance(step, Stop) and step.line.end is None):
+                await self._ring_missing(step.t, ahead)
             if isinstance(step, Stop):
                 self.result.stopped = step.line
-                break
+                return
             if isinstance(step, Aside):
                 await self._stand_aside(step.line)
             else:
                 await self._play_pass(step)
-        await self._finish()
 
     def _set_going(self, work: Coroutine[Any, Any, Any]) -> None:
         self._task: asyncio.Task[Any] = self._loop.create_task(work)
@@ -251,19 +297,19 @@ class _Replay:
         if door is None:
             raise TapeError(f"no provider {head.provider!r} in this gateway")
         url = f"ws://tape/?{urlencode(head.query, errors='replace')}"
-        return Bridge(
-            door.connect(HttpRequest("GET", url)),
-            self._stage.provider,
-            RealtimeProtocol(head.dialect),
-            Outside(
-                dial=self._stage.dial,
-                observe=self._observe,
-                perform=_perform_nothing,
-                clock=self._loop.time,
-                start_deadline_s=head.settings.start_deadline_s,
-                send_timeout_s=head.settings.send_timeout_s,
-            ),
+        link: Link = self._stage.provider
+        self._outside = Outside(
+            dial=self._stage.dial,
+            observe=self._observe,
+            perform=_perform_nothing,
+            clock=self._loop.time,
+            start_deadline_s=head.settings.start_deadline_s,
+            send_timeout_s=head.settings.send_timeout_s,
         )
+        if self._recorder is not None:
+            link, self._outside = self._recorder.wrap(link, self._outside)
+        stream = door.connect(HttpRequest("GET", url))
+        return Bridge(stream, link, RealtimeProtocol(head.dialect), self._outside)
 
     def _observe(self, fact: Fact) -> None:
         facts = self.result.facts
@@ -279,7 +325,7 @@ class _Replay:
                 raise TapeError(
                     f"at {step.t:.6f} s: stands behind {loop.now:.6f} s: lines are out of order"
                 )
-            if self._is_overdue(step.t):
+            if self._recorder is None and self._is_overdue(step.t):
                 await self._ring_aside()
         self._wait_until(step.t)
         # What is sent behind the end carries the time of the last pass.
@@ -310,6 +356,38 @@ class _Replay:
             self._late = None
             return True
         return False
+
+    async def _ring_missing(self, until: float, ahead: Ahead) -> None:
+        """What the tape does not show happens when it is due."""
+        while (
+            self.result.call is not None
+            and (at := self._next_ring()) < until
+            and not ahead.has_timer(at + PATIENCE_S)
+        ):
+            await self._ring_at(at)
+
+    def _next_ring(self) -> float:
+        """When the next timer rings, in whole microseconds, behind the pass before."""
+        due = self._loop.next_timer()
+        if due is None:
+            return math.inf
+        return max(math.ceil(due / _US), round(self._loop.now / _US) + 1) / 1e6
+
+    async def _ring_at(self, now: float) -> None:
+        self._rings += 1
+        if self._rings > MOST_RINGS:
+            raise TapeError(f"at {now:.6f} s: the call does not come to an end")
+        self._loop.now = self.result.duration_s = now
+        await self._ring_aside()
+
+    async def _record_end(self, recorder: Recorder) -> None:
+        """A call that ended on the tape ends in the recording too, when its own time has come."""
+        stopped, call = self.result.stopped, self.result.call
+        if stopped is not None and stopped.end is not None:
+            while not self._is_over and (at := self._next_ring()) < LONGEST_S:
+                await self._ring_at(at)
+            self._loop.now = max(self._loop.now, stopped.t)
+        recorder.left(call.termination if call else None, stopped)
 
     async def _ring_aside(
         self, is_wanted: Callable[..., bool] = lambda _: True, early_s: float = 0.0
@@ -376,6 +454,7 @@ class _Replay:
         if self.result.call is not None:
             raise TapeError(f"at {now:.6f} s: the call was begun before")
         await self._rest()
+        now = self._outside.clock()
         try:
             started = self._task.result()
         except Exception as error:  # noqa: BLE001  # a call that breaks so early cannot be played
@@ -389,13 +468,19 @@ class _Replay:
         except Exception as error:  # noqa: BLE001  # whatever it does not like of its options
             raise TapeError(f"settings of the call on tape: {error!r}") from None
         self.result.started, self.result.call = started, call
+        if self._recorder is not None:
+            self._recorder.began()
         self._set_going(self._bridge.run(call))
 
     def _hang_up(self, cause: Line) -> None:
         if cause.hang_up not in get_args(Reason):
             raise TapeError(f"at {cause.t:.6f} s: nobody hangs up because of {cause.hang_up!r}")
-        if self.result.call is not None:
-            self._bridge.hang_up(cast("Reason", cause.hang_up))
+        if self.result.call is None:
+            return
+        reason = cast("Reason", cause.hang_up)
+        if self._recorder is not None:
+            self._recorder.hung_up(reason)
+        self._bridge.hang_up(reason)
 
     def _link(self, cause: Line) -> StageLink:
         return self._stage.provider if cause.link == "provider" else self._stage.realtime
@@ -430,7 +515,8 @@ class _Replay:
             self._show(Pass(self._loop.now, None), [])
         if self._tail is not None:
             self._watch(self._without_lost(self._tail))
-        self._compare_end()
+        if self._recorder is None:
+            self._compare_end()
         await self._leave()
         self.result.digest = self._hash.hexdigest()
 

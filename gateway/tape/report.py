@@ -20,7 +20,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from gateway.tape.listen import stereo_blocks
-from gateway.tape.show import HIDDEN, clock, conversation, ending, summary
+from gateway.tape.show import HIDDEN, changes, clock, conversation, ending, summary
 from gateway.tape.story import MOST, Moment, Speech, Story, Turn, story_of
 
 RATE_HZ: Final = 8000
@@ -189,6 +189,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("Dialect", head.dialect),
         ("Agent", head.agent),
         *([("Numbers", numbers)] if has_numbers else []),
+        *changes(head),
         *([("Hidden", HIDDEN)] if story.hides_digits else []),
         ("Gateway", head.gateway),
     ]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from gateway.tape.reading import Head
 from gateway.tape.story import Moment, Speech, Story, Turn, Words
 
 _WIDTH: Final = 8
@@ -117,10 +118,21 @@ def _headline(story: Story) -> Iterator[str]:
     yield f"call {head.call_id}: {head.provider}, {head.dialect}, agent {head.agent}"
     numbers = f"from {story.from_number or '?'} to {story.to_number or '?'}"
     yield f"{head.started_at}, {numbers}, gateway {head.gateway}"
+    yield from (f"{what.lower()}: {how}" for what, how in changes(head))
     if story.hides_digits:
         yield f"hidden: {HIDDEN}"
     if story.note:
         yield f"note: {story.note}"
+
+
+def changes(head: Head) -> Iterator[tuple[str, str]]:
+    """What was done to a tape that is not as it was recorded: a word, and what it means."""
+    if head.shrunk_by:
+        by = f"by gateway {head.shrunk_by}, {head.shrunk_at}"
+        yield "Shrunk", f"{by}: turns and frames of the call are missing"
+    if head.renewed_by:
+        by = f"by gateway {head.renewed_by}, {head.renewed_at}"
+        yield "Renewed", f"{by}: what goes out is that gateway's doing, not what was on the wire"
 
 
 def ending(story: Story) -> str:
@@ -150,6 +162,10 @@ def as_json(story: Story) -> dict[str, object]:
         "agent": head.agent,
         "started_at": head.started_at,
         "gateway": head.gateway,
+        "renewed_by": head.renewed_by,
+        "renewed_at": head.renewed_at,
+        "shrunk_by": head.shrunk_by,
+        "shrunk_at": head.shrunk_at,
         "from": story.from_number,
         "to": story.to_number,
         "duration_s": story.duration_s,

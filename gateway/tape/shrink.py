@@ -5,7 +5,7 @@ input", 2002): leave out whole turns first, then ever smaller stretches, down to
 the call needs to come about at all is kept: its start, its session, its end.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ MOST_BYTES: Final = 256 * 1024 * 1024
 PAUSE_S: Final = 0.5
 
 _TURN: Final = "input_audio_buffer.speech_started"
-_NEEDED: Final = frozenset({"start", "MEDIA_START", "session.created", "session.updated"})
+_NEEDED: Final = frozenset({"start", "stop", "MEDIA_START", "session.created", "session.updated"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Unit:
     lines: tuple[tuple[float, bytes], ...]
     begins_turn: bool = False
     is_needed: bool = False
+    # Nothing came in: time passed.
+    is_timers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,18 @@ class Film:
         """How many, the first one included."""
         return 1 + sum(len(unit.lines) for unit in self.units)
 
+    def with_head(self, members: Mapping[str, object]) -> "Film":
+        """The same with more in its first line."""
+        head = msgspec.json.decode(self.head) | members
+        return replace(self, head=msgspec.json.encode(head) + b"\n")
 
-def load(path: Path) -> Film:
+
+def load(path: Path, *, needs_timers: bool = True) -> Film:
     """Read a tape into memory.
+
+    Args:
+        path: the tape.
+        needs_timers: what timers did is not left out: nobody records it anew.
 
     Raises:
         TapeError: it cannot be read, or is larger than ``MOST_BYTES``.
@@ -61,6 +72,8 @@ def load(path: Path) -> Film:
     with named(path), Tape(path) as tape:
         head = tape.raw
         units = tuple(_units(tape, path))
+    if not needs_timers:
+        units = tuple(replace(unit, is_needed=False) if unit.is_timers else unit for unit in units)
     return Film(head, units)
 
 
@@ -95,6 +108,7 @@ def _unit(first: Line, held: list[tuple[float, bytes]]) -> Unit:
         tuple(held),
         begins_turn=is_message and kind == _TURN,
         is_needed=not is_message or kind in _NEEDED,
+        is_timers=first.rang or (first.dir == "out" and first.data is not None),
     )
 
 

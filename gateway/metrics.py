@@ -713,9 +713,9 @@ class CallMetrics:
         self._sessions = 0
         self._exemplar: dict[str, str] | None = None
 
-    def join(self, trace_id: str) -> None:
-        """Turns are told with the call's trace as their exemplar, where the page's format can."""
-        self._exemplar = {"trace_id": trace_id}
+    def join(self, call_id: str, trace_id: str) -> None:
+        """Turns have the call and its trace as their exemplar, where the page's format can."""
+        self._exemplar = {"call_id": call_id, "trace_id": trace_id}
 
     def observe(self, fact: Fact) -> None:
         """Count one fact of the call."""

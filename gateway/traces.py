@@ -86,7 +86,10 @@ class Traces:
         self._calls: dict[str, _CallTrace] = {}
 
     def observe(self, call_id: str, fact: Fact) -> None:
-        """One fact of one call; facts of a call that never began are nobody's."""
+        """One fact of one call; facts of a call that never began are nobody's.
+
+        That it began may be told twice: a tape's first line wants the trace before all others.
+        """
         if isinstance(fact, CallBegan) and call_id not in self._calls:
             self._calls[call_id] = _CallTrace(self._tracer, call_id, fact, self._clock())
         elif (trace := self._calls.get(call_id)) is not None:

@@ -337,7 +337,9 @@ class _Taping:
             return
         is_announced = ANNOUNCEMENT in self._gateway.prompts
         hush = Hush(started.audio_in.encoding) if is_announced else None
-        tape.begin(head, token=started.token, hush=hush)
+        trace_id = self._watch.begin_trace(call)
+        joined = {"trace_id": trace_id} if trace_id else {}
+        tape.begin({**head, **joined}, token=started.token, hush=hush)
         self._watch.on_announced = tape.keep
         on_tape[bridge] = tape
         try:
@@ -386,6 +388,15 @@ class _Watch:
         self.observe(SetUpTimed("start", started_at - opened_at))
         self.observe(SetUpTimed("admission", admitted_at - started_at))
 
+    def begin_trace(self, call: Call) -> str:
+        """The call's trace, before anybody is told of the call; "" where there are no traces."""
+        traces = self._gateway.traces
+        if traces is None:
+            return ""
+        for fact in call.facts[:1]:
+            self._show(traces.observe, fact)
+        return traces.trace_id(self.call_id)
+
     def observe(self, fact: Fact) -> None:
         """One fact, and what it costs."""
         for told in self._bill.of(fact):
@@ -399,7 +410,7 @@ class _Watch:
                 trace_id = self._gateway.traces.trace_id(self.call_id)
                 self.log = self.log.bind(trace_id=trace_id)
                 self._facts.join(trace_id)
-                self._metrics.join(trace_id)
+                self._metrics.join(self.call_id, trace_id)
         self._metrics.observe(fact)
         self._facts.observe(fact, time.monotonic())
         if isinstance(fact, CallEnded):

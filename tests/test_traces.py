@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -39,6 +40,11 @@ from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallPlan, Utterance, When
 from gateway.simulator.server import Simulator
+from gateway.tape.judge import judge
+from gateway.tape.reading import Tape
+from gateway.tape.report import report_html
+from gateway.tape.show import printed
+from gateway.tape.story import story_of
 from gateway.traces import Traces, is_wanted, open_traces
 from tests.running import (
     Facts,
@@ -132,15 +138,27 @@ async def test_a_call_is_one_trace_at_the_collector(
     assert {line.get("trace_id") for line in lines[began:]} == {call.trace_id.hex()}
 
 
-async def test_turns_are_spans_and_exemplars_of_one_trace(
-    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+def _look_into_tape(folder: Path, call_id: str, trace_id: str) -> None:
+    """Its first line, its name and what people see of it; a replay does not mind."""
+    [path] = folder.iterdir()
+    with Tape(path) as tape:
+        assert (tape.head.call_id, tape.head.trace_id) == (call_id, trace_id)
+    assert f"{call_id}.jsonl" in path.name
+    assert f"trace: {trace_id}" in list(printed(story_of(path)))
+    assert trace_id in report_html(path)
+    assert judge(path).is_same
+
+
+async def test_logs_spans_metrics_and_tape_of_a_call_are_joined(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A caller who speaks: from a bucket of the turn histogram one comes to the call's trace."""
+    """A caller who speaks: from a bucket of the turn histogram to the call's trace and tape."""
     plan = CallPlan(says=(WORDS,), quiet_s=0.2, hang_up_after_s=15.0)
     openmetrics = {"Accept": "application/openmetrics-text;version=1.0.0"}
     async with collecting(monkeypatch) as collector:
         with capture_logs():
-            async with watched_gateway(settings_for(simulator)) as (running, _):
+            taped = settings_for(simulator, GATEWAY_TAPE_DIR=str(tmp_path), GATEWAY_TAPE_SHARE="1")
+            async with watched_gateway(taped) as (running, facts):
                 await place_call(f"{url_of(running)}/twilio/media", plan)
                 page = f"http://127.0.0.1:{running.ops_port}/metrics"
                 async with (
@@ -157,7 +175,10 @@ async def test_turns_are_spans_and_exemplars_of_one_trace(
     ]
     assert turns
     assert {turn.trace_id for turn in turns} == {call.trace_id}
-    assert f'trace_id="{call.trace_id.hex()}"' in bucket
+    trace_id, call_id = call.trace_id.hex(), facts.told[0][0]
+    assert attributes_of(call)["gateway.call_id"] == call_id
+    assert f'{{call_id="{call_id}",trace_id="{trace_id}"}}' in bucket
+    _look_into_tape(tmp_path, call_id, trace_id)
     assert text.endswith("# EOF\n")
     assert "trace_id" not in without
 

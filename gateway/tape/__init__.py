@@ -8,6 +8,7 @@ first    ``{"tape": 1, "gateway": version, "provider", "dialect", "started_at": 
          recorded prompt its length in bytes), ``start_deadline_s``, ``send_timeout_s``.
          ``masks``: what was hidden, ["secrets", "numbers"] or ["secrets"]. ``sounds``: the
          operator's own prompts by name, ``audio`` of each zlib's of 24 kHz PCM in base64.
+         ``trace_id``: of OpenTelemetry, where calls are traced.
          Not as it was recorded: ``renewed_by`` (a gateway's version), ``renewed_at`` (UTC): what
          went out is what that gateway made of what came in; ``shrunk_by``, ``shrunk_at``: parts
          were left out.

@@ -56,7 +56,7 @@ _UNTOUCHED = frozenset(
         *("optimal_frame_size", "queue_length"),
         # Of a tape's own first line.
         *("gateway", "started_at", "provider", "dialect", "agent", "transcription_model"),
-        *("renewed_by", "renewed_at", "shrunk_by", "shrunk_at"),
+        *("trace_id", "renewed_by", "renewed_at", "shrunk_by", "shrunk_at"),
     }
 )
 # Names of tools and marks: they are compared, so only what cannot be one is masked.

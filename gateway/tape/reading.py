@@ -46,6 +46,7 @@ class Head(msgspec.Struct, frozen=True):
     gateway: str = ""
     call_id: str = ""
     agent: str = ""
+    trace_id: str = ""
     started_at: str = ""
     unix_offset_s: float = 0.0
     query: Mapping[str, str] = {}

@@ -189,6 +189,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("Dialect", head.dialect),
         ("Agent", head.agent),
         *([("Numbers", numbers)] if has_numbers else []),
+        *([("Trace", head.trace_id)] if head.trace_id else []),
         *changes(head),
         *([("Hidden", HIDDEN)] if story.hides_digits else []),
         ("Gateway", head.gateway),

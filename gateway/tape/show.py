@@ -118,6 +118,8 @@ def _headline(story: Story) -> Iterator[str]:
     yield f"call {head.call_id}: {head.provider}, {head.dialect}, agent {head.agent}"
     numbers = f"from {story.from_number or '?'} to {story.to_number or '?'}"
     yield f"{head.started_at}, {numbers}, gateway {head.gateway}"
+    if head.trace_id:
+        yield f"trace: {_one_line(head.trace_id)}"
     yield from (f"{what.lower()}: {how}" for what, how in changes(head))
     if story.hides_digits:
         yield f"hidden: {HIDDEN}"
@@ -162,6 +164,7 @@ def as_json(story: Story) -> dict[str, object]:
         "agent": head.agent,
         "started_at": head.started_at,
         "gateway": head.gateway,
+        "trace_id": head.trace_id,
         "renewed_by": head.renewed_by,
         "renewed_at": head.renewed_at,
         "shrunk_by": head.shrunk_by,

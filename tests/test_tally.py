@@ -131,6 +131,18 @@ def _close_values() -> None:
     values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]
 
 
+def test_what_tapes_lost_adds_up(crew: Crew) -> None:
+    """Told by the threads of workers that live, and of one that is dead by now."""
+    first, second = crew.start(1), crew.start(2)
+    first.tape_lost(3)
+    first.tape_removed("size")
+    second.tape_lost(4)
+    crew.kill(1)
+
+    assert crew.value("tape_lost_messages_total") == 7
+    assert crew.value("tapes_removed_total", reason="size") == 1
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 3), st.sampled_from(FACTS)), max_size=40),
     st.sets(st.integers(1, 3)),

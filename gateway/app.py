@@ -65,6 +65,8 @@ ANNOUNCEMENT_LIMIT_S: Final = 30.0
 DAY_S: Final = 86_400.0
 # After the drain's deadline: time for a goodbye.
 GOODBYE_S: Final = 15.0
+# How long calls that are cut off by our end have to close their lines and tapes.
+LEAVE_S: Final = 3.0
 
 
 GATEWAY: Final = web.AppKey("GATEWAY", Gateway)
@@ -344,6 +346,8 @@ async def open_gateway(settings: Settings, shared: Shared | None = None) -> Asyn
     """
     async with AsyncExitStack() as stack:
         gateway = await _build(settings, stack, shared)
+        # Nobody waits for handlers that were cancelled; what they note last is to be kept.
+        stack.push_async_callback(_all_gone, gateway, LEAVE_S)
         lag = asyncio.create_task(_watch_lag(gateway))
         stack.callback(lag.cancel)
         tls, ops_port = server_tls(settings), 0

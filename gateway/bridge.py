@@ -77,7 +77,8 @@ class Outside:
     """What a bridge needs from the world: how to dial, whom to tell, what time it is.
 
     ``clock`` is read once a pass: what is decided in it is decided at that time. ``stopwatch`` has
-    the same zero (None: is the clock) and measures what happens within a pass.
+    the same zero (None: is the clock) and measures what happens within a pass. ``stopping`` is told
+    when a call is ended because its task is cancelled, before the call is.
     """
 
     dial: Dial
@@ -87,6 +88,7 @@ class Outside:
     start_deadline_s: float = 5.0
     send_timeout_s: float = 5.0
     stopwatch: Callable[[], float] | None = None
+    stopping: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
@@ -207,7 +209,9 @@ class Bridge:
         try:
             await self._carry()
         except asyncio.CancelledError:
-            call.hang_up("drain", self._clock(), at_once=True)
+            if call.termination is None:
+                self._outside.stopping()
+                call.hang_up("drain", self._clock(), at_once=True)
             raise
         except Exception:
             call.hang_up("internal_error", self._clock())

@@ -313,7 +313,9 @@ class _Taping:
         self.link = TapedLink(link, "provider", tape)
         dial = taped_dial(outside.dial, tape)
         # The world by the tape's clock.
-        self.outside = replace(outside, dial=dial, clock=tape.clock, stopwatch=tape.stopwatch)
+        self.outside = replace(
+            outside, dial=dial, clock=tape.clock, stopwatch=tape.stopwatch, stopping=tape.stopping
+        )
 
     def choose(self, bridge: Bridge, agent: Agent, started: CallStarted) -> bool:
         """Whether this call is taped; one that is not goes on as if there were no tapes."""

@@ -25,6 +25,7 @@ event    The same without ``data``, of another kind:
            lost.
 mark     ``{"t", "began": true}``: the call was admitted; what stands above is from before it.
          ``{"t", "hang_up": reason}``: ended from outside, by drain or operator.
+         ``{"t", "stopped": true}``: ended at once, for the gateway's process went.
          ``{"t", "rang": true}``: a timer rang, and nothing came of it that could be seen.
 gap      ``{"t", "lost": n}``: here n lines are missing, the disk was too slow.
 last     ``{"t", "end": {"result", "reason"}, "lost": n}`` with all that was lost, or

@@ -124,6 +124,8 @@ def cause_in_words(cause: Line | None) -> str:
         return "the call began"
     if cause.hang_up:
         return f"it was hung up ({cause.hang_up})"
+    if cause.stopped:
+        return "the gateway stopped"
     who = "the provider" if cause.link == "provider" else "the model"
     if cause.data is not None:
         return f"{who} said {kind_of(cause.message)}"

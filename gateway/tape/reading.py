@@ -86,6 +86,7 @@ class Line(msgspec.Struct, gc=False):
     began: bool = False
     rang: bool = False
     hang_up: str = ""
+    stopped: bool = False
     lost: int = 0
     end: Ending | None = None
     cut: dict[str, int] | None = None

@@ -218,6 +218,10 @@ class Tape:
         """The call is ended from outside, at the time it reads next."""
         self.heard(hang_up=reason)
 
+    def stopping(self) -> None:
+        """The process goes: the call is ended at once, at the time it reads next."""
+        self.heard(stopped=True)
+
     def end(self, termination: Termination) -> None:
         """The call is over; what is noted later is not kept, nor what was held back."""
         self._turn_over()

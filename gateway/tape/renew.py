@@ -113,7 +113,9 @@ class _Recorder:
         tape = self._tape
         tape.clock_s = outside.clock
         dial = taped_dial(outside.dial, tape)
-        world = replace(outside, dial=dial, clock=tape.clock, stopwatch=tape.stopwatch)
+        world = replace(
+            outside, dial=dial, clock=tape.clock, stopwatch=tape.stopwatch, stopping=tape.stopping
+        )
         return TapedLink(link, "provider", tape), world
 
     def began(self) -> None:

@@ -444,6 +444,9 @@ class _Replay:
             await self._begin(cause.t)
         elif cause.hang_up:
             self._hang_up(cause)
+        elif cause.stopped:
+            self._task.cancel()
+            await self._rest()
         elif _can_happen(cause):
             self._link_did(cause)
         else:

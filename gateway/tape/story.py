@@ -249,6 +249,8 @@ class _Teller:
             self._note(line.t, "lost", f"{line.lost} lines are missing here")
         elif line.hang_up:
             self._note(line.t, "hang_up", line.hang_up)
+        elif line.stopped:
+            self._note(line.t, "hang_up", "the gateway stopped")
         elif line.dir == "in":
             self._came(line)
         elif line.data is not None:

@@ -4,7 +4,7 @@ import base64
 import gzip
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,14 +13,17 @@ import pytest
 
 from gateway.app import Running
 from gateway.audio.wav import read_wav, write_wav
-from gateway.events import AnnouncementHeard
+from gateway.events import AnnouncementHeard, FirstAudioSent
 from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallAuth, CallPlan, Utterance, When
 from gateway.simulator.server import Simulator
-from gateway.tape.judge import judge
+from gateway.tape.judge import Verdict, judge
 from gateway.tape.masking import LinkName, masked
 from gateway.tape.record import TapedLink
+from gateway.tape.renew import renew
+from gateway.tape.show import printed
+from gateway.tape.story import story_of
 from tests.running import (
     TWILIO_TOKEN,
     Facts,
@@ -212,3 +215,38 @@ async def test_a_caller_is_told_before_anything_is_kept(
     assert any(set(payload) != {0xFF} for t, payload in sound if t > 1.3)
     verdict = judge(path)
     assert verdict.is_same, verdict.found.differences
+
+
+def _replayed(folder: Path) -> tuple[Verdict, list[Line]]:
+    """The one tape of a folder: what a replay finds, and its lines."""
+    (tape,) = folder.iterdir()
+    return judge(tape), lines_of(tape)
+
+
+@pytest.mark.parametrize("says_goodbye", [False, True], ids=["at once", "in its goodbye"])
+async def test_a_call_that_the_process_leaves_says_so_on_its_tape(
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    says_goodbye: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    """Cut off by the end of the process, also in mid goodbye: the same in a replay."""
+    monkeypatch.setattr("gateway.app.GOODBYE_S", 0.3)
+    settings = settings_for(simulator, GATEWAY_TAPE_DIR=str(tmp_path), GATEWAY_TAPE_SHARE="1")
+    async with AsyncExitStack() as longer, watched_gateway(settings) as (running, facts):
+        stream = await longer.enter_async_context(twilio_stream(url_of(running)))
+        await stream.start()
+        await facts.wait_for(FirstAudioSent)
+        await stream.speak(b"\xff" * 160)
+        if says_goodbye:
+            await running.drain(0.0)
+
+    verdict, lines = _replayed(tmp_path)
+    assert [str(found) for found in verdict.found.differences] == []
+    assert verdict.replayed.is_whole
+    assert lines[-1]["end"] == {"result": "success", "reason": "drain"}
+    assert sum(line.get("stopped", False) for line in lines) == 1
+    assert sum("hang_up" in line for line in lines) == says_goodbye
+    assert "hangs up: the gateway stopped" in "\n".join(printed(story_of(verdict.path)))
+    renew(verdict.path, tmp_path / "renewed.jsonl")
+    assert judge(tmp_path / "renewed.jsonl").is_same

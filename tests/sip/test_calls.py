@@ -2,15 +2,26 @@
 
 import asyncio
 import time
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gateway.audio.compare import correlation_per_second
 from gateway.audio.wav import read_wav
-from gateway.events import BargedIn, CallEnded, DtmfEntered, FirstAudioSent, ItemPlayed
+from gateway.events import (
+    AnnouncementHeard,
+    BargedIn,
+    CallEnded,
+    DtmfEntered,
+    FirstAudioSent,
+    ItemPlayed,
+)
 from gateway.tape.judge import judge, tapes_at
+from gateway.tape.listen import write_call
+from gateway.tape.story import story_of
 from tests.sip.conftest import StartPbx, StartPhone
 from tests.sip.pbx import Extension
 from tests.sip.phone import RATE_HZ
@@ -26,6 +37,8 @@ _ROOT = Path(__file__).parents[2]
 _WORDS = _ROOT / "tests/sounds/caller-short.wav"
 _HELLO = _ROOT / "gateway/prompts/hello.wav"
 _GOODBYE = _ROOT / "gateway/prompts/goodbye.wav"
+# Longer than the words.
+_ANNOUNCEMENT = _ROOT / "gateway/prompts/apology.wav"
 _MODEL_HZ = 24_000
 # The greeting lasts three seconds and comes within one; words that wait this long interrupt nobody.
 _AFTER_GREETING_S = 4.5
@@ -135,6 +148,49 @@ async def test_a_call_through_a_real_pbx_is_replayed_a_hundred_times(
     }
     assert verdicts[0].replayed.is_whole
     assert verdicts[0].replayed.messages > 300
+
+
+def _callers_voice(tape: Path, wav: Path) -> tuple[bytes, bytes]:
+    """What a tape holds of it: until the announcement was heard, and from there on (8 kHz)."""
+    [heard_s] = [t for t, fact in judge(tape).replayed.facts if isinstance(fact, AnnouncementHeard)]
+    write_call(tape, story_of(tape), wav)
+    with wave.open(str(wav), "rb") as file:
+        assert file.getframerate() == RATE_HZ
+        both = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2)
+    caller, told = both[:, 0], int(heard_s * RATE_HZ)
+    return caller[:told].tobytes(), caller[told:].tobytes()
+
+
+async def test_who_is_recorded_hears_so_before_anything_is_kept(
+    start_pbx: StartPbx, start_phone: StartPhone, tmp_path: Path
+) -> None:
+    """The phone plays the announcement to its end; what its owner says meanwhile is nowhere."""
+    folder, words = tmp_path / "tapes", read_wav(_WORDS, RATE_HZ)
+    taped = {"GATEWAY_TAPE_DIR": str(folder), "GATEWAY_TAPE_SHARE": "1"}
+    async with open_stage(GATEWAY_TAPE_ANNOUNCEMENT=str(_ANNOUNCEMENT), **taped) as stage:
+        pbx = await start_pbx(stage.pbx_options(Extension("707")))
+        # Talks into the announcement from the first moment, and again when the agent has greeted.
+        phone = await start_phone(words + _pause(7) + words)
+        await phone.call("707", pbx.sip_port)
+        was_there = [folder.exists()]
+        await stage.wait_for(AnnouncementHeard, 1, timeout_s=15)
+        was_there.append(folder.exists())
+        await stage.wait_for(ItemPlayed, 2, timeout_s=30)
+        await phone.hang_up()
+        await stage.wait_for(CallEnded, 1, timeout_s=5)
+
+    (tape,) = tapes_at([folder])
+    before, after = _callers_voice(tape, tmp_path / "call.wav")
+    assert was_there == [False, False]
+    assert _alike(_ANNOUNCEMENT, phone.heard_pcm()) > 0.99
+    assert _alike(_HELLO, phone.heard_pcm()) > 0.99
+    assert len(before) > len(read_wav(_ANNOUNCEMENT, RATE_HZ))
+    assert set(before) == {0}
+    assert _alike(_WORDS, after) > 0.99
+    assert _alike(_WORDS, phone.said_pcm()[: len(before)]) > 0.99
+    model_heard = bytes(stage.simulator.sessions[-1].hearing.heard.pcm)
+    assert len(model_heard) < len(phone.said_pcm()) * _MODEL_HZ // RATE_HZ - 2 * _MODEL_HZ
+    assert judge(tape).is_same
 
 
 async def test_keys_reach_the_call(

@@ -393,15 +393,25 @@ def bench(
         raise SystemExit(FAILED)
 
 
-tape = typer.Typer(help="Look at and listen to taped calls.", no_args_is_help=True)
+tape = typer.Typer(
+    help="Look at taped calls, listen to them, make tests of them. Tapes are the files of "
+    "GATEWAY_TAPE_DIR, one a call; gateway replay plays them again.",
+    short_help="Look at taped calls, make tests of them.",
+    no_args_is_help=True,
+)
 cli.add_typer(tape, name="tape")
 
-TapeFile = Annotated[Path, typer.Argument(metavar="TAPE", help="A tape of GATEWAY_TAPE_DIR.")]
+TapeFile = Annotated[
+    Path, typer.Argument(metavar="TAPE", help="A file .jsonl, .jsonl.gz or .part.")
+]
 
 
 @tape.command("show")
 def tape_show(file: TapeFile, *, as_json: Json = False) -> None:
-    """Print the conversation: words heard and not heard, keys, tools, errors, latencies."""
+    """Print the conversation.
+
+    Words heard and not heard, keys, tools, errors, latencies.
+    """
     from gateway.tape.show import as_json as story_json  # noqa: PLC0415  # as above
     from gateway.tape.show import printed  # noqa: PLC0415
     from gateway.tape.story import story_of  # noqa: PLC0415
@@ -416,10 +426,15 @@ def tape_show(file: TapeFile, *, as_json: Json = False) -> None:
 def tape_wav(
     file: TapeFile,
     *,
-    out: Annotated[Path | None, typer.Option(help="The WAV file to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The WAV file to write; else TAPE.wav here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a stereo WAV file: left the caller, right the agent as the caller heard it."""
+    """Write a stereo WAV file.
+
+    Left the caller, right the agent as the caller heard it.
+    """
     from gateway.tape.listen import write_call  # noqa: PLC0415  # as above
     from gateway.tape.story import story_of  # noqa: PLC0415
 
@@ -433,6 +448,33 @@ def tape_wav(
     terminal.result({"file": str(target), "duration_s": duration_s, "note": story.note})
 
 
+@tape.command("report")
+def tape_report(
+    file: TapeFile,
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file to write; else TAPE.html here.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a page to look at and listen to.
+
+    One HTML file with both voices, lanes of what happened, words, latencies.
+    """
+    from gateway.tape.report import report_html  # noqa: PLC0415  # as above
+    from gateway.tape.story import story_of  # noqa: PLC0415
+
+    target, story = out or Path(f"{tape_name(file)}.html"), story_of(file)
+    page = report_html(file, story)
+    _check_writable(target, is_private=True)
+    target.write_text(page, "utf-8")
+    terminal = Terminal(as_json=as_json)
+    if story.note:
+        terminal.say(f"note: {story.note}")
+    terminal.say(f"{target}: {len(page) / 1e6:.2f} MB; open it in a browser")
+    terminal.result({"file": str(target), "bytes": len(page), "note": story.note})
+
+
 @tape.command("shrink")
 def tape_shrink(
     file: TapeFile,
@@ -441,7 +483,7 @@ def tape_shrink(
         str, typer.Option(help="The command that fails; {} is where the tape's path goes.")
     ],
     matching: Annotated[str, typer.Option(help="What it must print beside failing.")] = "",
-    out: Annotated[Path | None, typer.Option(help="The tape to write.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The tape; else TAPE.small.jsonl here.")] = None,
     as_recorded: Annotated[
         bool, typer.Option("--as-recorded", help="Do not record anew what went out.")
     ] = False,
@@ -449,9 +491,10 @@ def tape_shrink(
     timeout_s: Annotated[float, typer.Option(help="Longest run.", min=0.1)] = 60.0,
     as_json: Json = False,
 ) -> None:
-    """Leave out turns and frames while the command still fails: a fault becomes a small test.
+    """Make a fault into a small test.
 
-    What went out is recorded anew by this gateway each time, so that the small tape replays.
+    Turns and frames are left out while the command still fails. What went out is recorded anew by
+    this gateway each time, so that the small tape replays.
     """
     from gateway.tape.renew import check_place  # noqa: PLC0415  # as above
     from gateway.tape.shrinking import Wishes, shrink_tape  # noqa: PLC0415
@@ -475,9 +518,10 @@ def tape_renew(
     out: Annotated[Path | None, typer.Option(help="Folder for the renewed tapes.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Record anew what goes out, after a change that was meant; prints what is different now.
+    """Accept a change that was meant.
 
-    What came in stays as it was recorded. Tapes that replay the same are left alone.
+    Prints what is different now, and records anew what goes out. What came in stays as it was
+    recorded. Tapes that replay the same are left alone.
     """
     from gateway.tape.renewing import renew_tapes  # noqa: PLC0415  # as above
 
@@ -485,25 +529,6 @@ def tape_renew(
         _leave(BAD_INPUT, "say where renewed tapes go: --out FOLDER, or --in-place, over the old")
     if renew_tapes(Terminal(as_json=as_json), tapes, out).failed:
         raise SystemExit(BAD_INPUT)
-
-
-@tape.command("report")
-def tape_report(
-    file: TapeFile,
-    *,
-    out: Annotated[Path | None, typer.Option(help="The HTML file to write.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write one HTML page to look at and listen to: voices, lanes, words, latencies."""
-    from gateway.tape.report import report_html  # noqa: PLC0415  # as above
-
-    target = out or Path(f"{tape_name(file)}.html")
-    page = report_html(file)
-    _check_writable(target, is_private=True)
-    target.write_text(page, "utf-8")
-    terminal = Terminal(as_json=as_json)
-    terminal.say(f"{target}: {len(page) / 1e6:.1f} MB; open it in a browser")
-    terminal.result({"file": str(target), "bytes": len(page)})
 
 
 def tape_name(file: Path) -> str:

@@ -193,7 +193,7 @@ class Tape:
         if version.tape != FORMAT:
             raise TapeError(
                 f"{self.path}: a tape of format {version.tape}, made by gateway "
-                f"{version.gateway}; this gateway reads format {FORMAT}"
+                f"{version.gateway}; this gateway reads format {FORMAT}: take that gateway"
             )
         try:
             return msgspec.json.decode(raw, type=Head)

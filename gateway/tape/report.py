@@ -53,13 +53,17 @@ _LANES: Final = {
 }
 
 
-def report_html(path: str | Path) -> str:
+def report_html(path: str | Path, story: Story | None = None) -> str:
     """The page of a tape, as text; takes about a second for each ten of the call.
+
+    Args:
+        path: the tape.
+        story: its story, where somebody knows it already.
 
     Raises:
         TapeError: the tape cannot be read.
     """
-    story = story_of(path)
+    story = story or story_of(path)
     return _page(story, _sounds(path, story))
 
 

@@ -147,6 +147,8 @@ def _unlike(wishes: Wishes) -> str:
 
 
 def _tell(terminal: Terminal, was: Film, smaller: Film, runs: int, verdict: Verdict) -> None:
+    if verdict.note:
+        terminal.say(f"note: {verdict.note}")
     terminal.table(
         [
             ("lines", f"{was.lines} -> {smaller.lines}"),

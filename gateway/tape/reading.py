@@ -46,17 +46,17 @@ class Head(msgspec.Struct, frozen=True):
     gateway: str = ""
     call_id: str = ""
     agent: str = ""
-    trace_id: str = ""
     started_at: str = ""
     unix_offset_s: float = 0.0
     query: Mapping[str, str] = {}
     masks: tuple[str, ...] = ()
+    sounds: Mapping[str, Sound] = {}
+    settings: HeadSettings = HeadSettings()
+    trace_id: str = ""
     renewed_by: str = ""
     renewed_at: str = ""
     shrunk_by: str = ""
     shrunk_at: str = ""
-    sounds: Mapping[str, Sound] = {}
-    settings: HeadSettings = HeadSettings()
 
 
 class Ending(msgspec.Struct, frozen=True):

@@ -43,6 +43,8 @@ LONGEST_GAP_S: Final = 0.1
 EARLIEST_TIMER_S: Final = 0.005
 # Recorded anew, a timer that the tape does not show for so long rings when it was due.
 PATIENCE_S: Final = 0.1
+# What came so little behind the time of a timer was read first: an event loop is never on time.
+OVERTAKES_S: Final = 0.005
 # Timers of a call that a recording lets ring beyond what is on the tape.
 MOST_RINGS: Final = 1_000_000
 _US: Final = 1e-6
@@ -362,6 +364,7 @@ class _Replay:
         while (
             self.result.call is not None
             and (at := self._next_ring()) < until
+            and (self._loop.next_timer() or 0.0) + OVERTAKES_S < until
             and not ahead.has_timer(at + PATIENCE_S)
         ):
             await self._ring_at(at)

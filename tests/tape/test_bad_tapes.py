@@ -52,8 +52,9 @@ def bad(call_on_tape: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--against` wants to know whom to ask; nobody is there."""
+    """`--against` wants to know whom to ask; nobody is there. Logs stay as they are."""
     monkeypatch.setenv("OPENAI_API_KEY", "made-up")
+    monkeypatch.setattr("gateway.logs.configure", lambda *_, **__: None)
 
 
 def run(

@@ -8,12 +8,14 @@ is installed.
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
 from gateway.errors import TapeError
 from gateway.tape import SUFFIXES
+
+_NOTE: Final = "call tape"
 
 if TYPE_CHECKING:
     from gateway.tape.judge import Verdict
@@ -64,6 +66,20 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "TapeFile 
     return None
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A tape that was cut short passes as far as it goes: that is said, and how far."""
+    reports = (report for found in terminalreporter.stats.values() for report in found)
+    notes = [
+        f"{report.nodeid}: {note}"
+        for report in reports
+        for name, note in getattr(report, "user_properties", ())
+        if name == _NOTE and report.when == "call"
+    ]
+    if notes:
+        terminalreporter.section("call tapes")
+        terminalreporter.write_line("\n".join(notes))
+
+
 @pytest.fixture
 def call_tape(request: pytest.FixtureRequest) -> "Callable[[str | Path], TapedCall]":
     """Loads a tape, by a path that is absolute or starts at the test's own folder.
@@ -98,6 +114,8 @@ class TapeTest(pytest.Item):
         is_shape = bool(self.config.getoption("--call-tapes-shape"))
         verdict = judge(self.path, is_exact=not is_shape)
         self.user_properties.append(("digest", verdict.replayed.digest))
+        if verdict.note:
+            self.user_properties.append((_NOTE, verdict.note))
         if not verdict.is_same:
             raise CallDiffersError(verdict)
 

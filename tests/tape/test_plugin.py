@@ -60,6 +60,19 @@ def test_a_call_that_goes_another_way_fails_with_its_diff(project: Path) -> None
     assert "3 passed" not in output
 
 
+def test_a_tape_that_was_cut_short_passes_as_far_as_it_goes(project: Path) -> None:
+    """And the summary says so, once; of whole tapes it says nothing."""
+    tape = project / "calls" / "interrupted.jsonl"
+    tape.write_bytes(b"".join(tape.read_bytes().splitlines(keepends=True)[:200]))
+
+    code, output = run(project, "--call-tapes", "calls/")
+
+    assert code == 0, output
+    (said,) = (line for line in output.splitlines() if "compared up to" in line)
+    assert said.startswith("calls/interrupted.jsonl::replay: compared up to ")
+    assert said.endswith(" s: the tape was cut short there")
+
+
 def test_a_test_can_look_into_a_tape(project: Path) -> None:
     """By a path beside the test: turns, latencies, words heard, tools, keys."""
     (project / "test_own.py").write_text(

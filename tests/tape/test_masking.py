@@ -88,22 +88,39 @@ def test_a_text_in_pieces_is_masked_as_the_whole(pieces: list[str]) -> None:
 
 _WORDS = st.one_of(
     st.text(),
-    st.sampled_from(("fine", "call 5", "\u0664", "sk-proj-abcdefghij", "a-password", "x:y", "\\")),
+    st.sampled_from(
+        (
+            "fine",
+            "call 5",
+            "\u0664",
+            "sk-proj-abcdefghij",
+            "a-password",
+            "a-secret-of-our-own",
+            "x:y",
+            "\\",
+        )
+    ),
 )
 
 
-@given(_WORDS, st.booleans(), st.booleans())
+@given(
+    _WORDS,
+    st.sampled_from(("output_audio_transcript", "output_audio", "a-secret-of-our-own")),
+    st.booleans(),
+    st.booleans(),
+)
 def test_the_quick_way_hides_what_the_careful_one_does(
     words: str,
+    about: str,
     is_ascii: bool,  # noqa: FBT001  # drawn
     is_twice: bool,  # noqa: FBT001  # drawn
 ) -> None:
-    """A piece of text is looked at quickly; with a member nobody knows it is taken apart."""
-    kind = '"type":"response.output_audio_transcript.delta","event_id":"event_5"'
+    """A piece is looked at quickly; with a member nobody knows it is taken apart."""
+    kind = f'"event_id":"event_5","type":"response.{about}.delta"'
     delta = '"delta":' + json.dumps(words, ensure_ascii=is_ascii)
     again = ',"delta":"fine"' if is_twice else ""
     rest = f'{kind},{delta}{again},"output_index":0}}'
-    mask = Mask(["a-password"])
+    mask = Mask(["a-password", "a-secret-of-our-own"])
 
     careful = mask.message('{"unknown":"",' + rest, "realtime")
     assert mask.message("{" + rest, "realtime") == "{" + careful.removeprefix('{"unknown":"",')

@@ -104,7 +104,11 @@ async def test_another_agent_is_tried_on_a_taped_call(
     printed = capsys.readouterr().out
 
     assert now.turns >= 2
-    assert now.latencies_ms[0] < then.latencies_ms[0] - 100
+    # Both calls took real time: a machine that stands still makes a turn longer, and never shorter.
+    gained_ms = [
+        was - is_now for was, is_now in zip(then.latencies_ms, now.latencies_ms, strict=False)
+    ]
+    assert max(gained_ms) > 100
     assert now.usage.input_audio > 0
     assert figures_of(tape, read_prices()) == now
     assert now.cost_usd > 0

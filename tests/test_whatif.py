@@ -104,11 +104,12 @@ async def test_another_agent_is_tried_on_a_taped_call(
     printed = capsys.readouterr().out
 
     assert now.turns >= 2
-    # Both calls took real time: a machine that stands still makes a turn longer, and never shorter.
+    # Both calls took real time, and a machine that stands still makes one of their turns longer: the
+    # turn disturbed least is sooner by what the caller's silence is shorter, 500 ms and now 250.
     gained_ms = [
         was - is_now for was, is_now in zip(then.latencies_ms, now.latencies_ms, strict=False)
     ]
-    assert max(gained_ms) > 100
+    assert min(abs(gained - 250) for gained in gained_ms) < 50
     assert now.usage.input_audio > 0
     assert figures_of(tape, read_prices()) == now
     assert now.cost_usd > 0

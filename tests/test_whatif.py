@@ -104,8 +104,8 @@ async def test_another_agent_is_tried_on_a_taped_call(
     printed = capsys.readouterr().out
 
     assert now.turns >= 2
-    # Both calls took real time, and a machine that stands still makes one of their turns longer: the
-    # turn disturbed least is sooner by what the caller's silence is shorter, 500 ms and now 250.
+    # Both calls took real time, and a machine that stands still makes a turn longer: the turn that
+    # was disturbed least is sooner by what the caller's silence is shorter, 500 ms and now 250.
     gained_ms = [
         was - is_now for was, is_now in zip(then.latencies_ms, now.latencies_ms, strict=False)
     ]

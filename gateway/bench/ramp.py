@@ -5,8 +5,15 @@ from dataclasses import dataclass, field
 from gateway.bench.figures import Outcome
 
 FIRST_CALLS = 50
+# What so few cost is shown, and decides nothing: a moment's disturbance is a large part of it.
+FEW_CALLS = (1, 5, 10, 25)
 GROWTH = 1.5
 PRECISION = 0.05
+
+
+def few_calls(max_calls: int) -> tuple[int, ...]:
+    """How many calls to look at on the way to the first step of the search."""
+    return tuple(calls for calls in FEW_CALLS if calls < min(FIRST_CALLS, max_calls))
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from gateway.bench.encryption import throw_away
 from gateway.bench.figures import Calls, Figures, Usage, Verdict, figures, judge, judge_set_up
 from gateway.bench.findings import Findings, Measured
 from gateway.bench.load import Load, clock
-from gateway.bench.ramp import Ramp
+from gateway.bench.ramp import Ramp, few_calls
 from gateway.bench.report import line
 from gateway.bench.subject import Other, OwnGateway, Subject
 from gateway.bench.tally import Tally
@@ -89,6 +89,8 @@ class Bench:
             self.findings.capacity = calls
 
     async def _search(self) -> None:
+        for calls in few_calls(self._plan.max_calls):
+            await self._step("growth", calls, self._plan.step_s)
         ramp = Ramp(self._plan.max_calls)
         while (calls := ramp.next_calls()) is not None:
             step = await self._step("ramp", calls, self._plan.step_s)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.bench.figures import Outcome
-from gateway.bench.ramp import PRECISION, Ramp
+from gateway.bench.ramp import FIRST_CALLS, PRECISION, Ramp, few_calls
 
 
 def search(ramp: Ramp, capacity: int, load_limit: int = 10**9) -> list[int]:
@@ -54,3 +54,13 @@ def test_a_load_that_gives_out_first_is_named(load_limit: int) -> None:
 
     assert ramp.is_load_the_limit
     assert ramp.passed <= load_limit
+
+
+@given(st.integers(1, 4000))
+def test_few_calls_lead_up_to_the_search(most: int) -> None:
+    """From one on, growing, and never as many as the search begins with."""
+    few = few_calls(most)
+
+    assert few[:1] == ((1,) if most > 1 else ())
+    assert list(few) == sorted(set(few))
+    assert all(calls < min(most, FIRST_CALLS) for calls in few)

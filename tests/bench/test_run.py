@@ -75,6 +75,19 @@ async def test_a_delay_shows_as_such() -> None:
     assert (step.lost_up_ms, step.bursts_lost) == (0.0, 0)
 
 
+async def test_a_search_begins_with_a_single_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chart has a point where cost begins; that it failed there does not end the search."""
+    for wait in ("WARM_UP_S", "SETTLE_S", "_LAG_S"):
+        monkeypatch.setattr(run, wait, 0.0)
+    plan = Plan(step_s=0.1, max_calls=2, realtime_port=free_port())
+    nobody = Other(f"ws://127.0.0.1:{free_port()}/media", None, CORE)
+    findings = await Bench(nobody, CORE, plan, lambda _text: None).run()
+
+    tried = [(step.name, step.figures.calls) for step in findings.steps]
+    assert tried == [("growth", 1), ("ramp", 2), ("ramp", 1)]
+    assert findings.refusal == "not even one call passed"
+
+
 @pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
 async def test_everything_is_accounted_for_with_our_own_gateway(
     tmp_path: Path, *, has_tls: bool

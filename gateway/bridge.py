@@ -204,8 +204,8 @@ class Bridge:
     async def run(self, call: Call) -> Termination:
         """Carry the call until it is over; both links are closed when this returns."""
         self._call = call
-        self._to_provider = _Outbox(call.to_provider, self._write_to_provider)
-        self._to_realtime = _Outbox(call.to_realtime, self._write_to_realtime)
+        self._to_provider = _Outbox(call.to_provider)
+        self._to_realtime = _Outbox(call.to_realtime)
         try:
             await self._carry()
         except asyncio.CancelledError:
@@ -308,9 +308,9 @@ class Bridge:
             self._look_at_clogs(now)
         if call.termination is None:
             if call.to_provider or to_provider.is_clogged:
-                to_provider.drain(self._provider_link, now)
+                to_provider.drain(self._write_to_provider, self._provider_link, now)
             if call.to_realtime or to_realtime.is_clogged:
-                to_realtime.drain(self._realtime_link, now)
+                to_realtime.drain(self._write_to_realtime, self._realtime_link, now)
             self._arm()
         if call.facts:
             self._tell()
@@ -482,24 +482,19 @@ class Bridge:
 class _Outbox(Generic[_Command]):
     """One ordered queue for one socket: what a clogged link has not taken can be taken back."""
 
-    def __init__(
-        self,
-        queue: deque[_Command],
-        write: Callable[[_Command], None],
-    ) -> None:
+    def __init__(self, queue: deque[_Command]) -> None:
         self._queue = queue
-        self._write = write
         # Whether the link took everything so far; since when it does not.
         self.is_clogged = False
         self.clogged_at = inf
 
-    def drain(self, link: Link | None, now: float) -> None:
+    def drain(self, write: Callable[[_Command], None], link: Link | None, now: float) -> None:
         """Write until the queue is empty or the link clogged; what has no link is not held up."""
         queue = self._queue
         waiting = len(queue)
         while queue and (link is None or not link.is_clogged):
             try:
-                self._write(queue.popleft())
+                write(queue.popleft())
             except ConnectionError:
                 continue  # A closed socket is its own news; what was meant for it is lost with it.
         was_clogged, self.is_clogged = self.is_clogged, link is not None and link.is_clogged

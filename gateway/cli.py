@@ -16,6 +16,7 @@ import typer
 
 from gateway import __version__, logs
 from gateway.errors import AudioFileError, GatewayError, SettingsError, TapeError
+from gateway.garbage import leave_alone_what_lasts
 from gateway.settings import Settings, load_settings
 from gateway.terminal import Terminal
 
@@ -106,6 +107,7 @@ async def _serve(settings: Settings) -> None:
         )
         log.info("serving", version=__version__, converter=converter_name())
         stop = _stop_signal()
+        leave_alone_what_lasts()
         await _first_of(stop.wait(), running.failed.wait())
         stop.clear()
         log.warning(

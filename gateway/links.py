@@ -87,6 +87,10 @@ class _Inbox(WebSocketDataQueue):
         if len(kept) >= MAX_KEPT_MESSAGES:
             self._protocol.resume_reading()
 
+    def forget(self) -> None:
+        """Tell nobody any more; what still comes is kept, a bounded number of messages."""
+        self._listener = None
+
 
 class ServerLink:
     """The provider's media WebSocket as a ``gateway.realtime.Link``.
@@ -180,6 +184,13 @@ class ServerLink:
         finally:
             if self._transport is not None:
                 self._transport.abort()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Point at nobody who points back: a call is not to wait for Python's collector."""
+        self._listener = None
+        self._socket.inbox.forget()
+        self._request.protocol._data_received_cb = None  # noqa: SLF001  # aiohttp never unsets it
 
 
 @contextmanager

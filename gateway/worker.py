@@ -32,6 +32,7 @@ from gateway.frontdesk import (
     encode,
     to_worker,
 )
+from gateway.garbage import leave_alone_what_lasts
 from gateway.listener import Server, SharedListener, shared_socket
 from gateway.settings import Settings
 from gateway.tally import FOLDER_VARIABLE, socket_of
@@ -91,6 +92,7 @@ async def work(orders: Orders, settings: Settings) -> None:
     try:
         async with open_gateway(settings, shared) as running:
             beating = asyncio.create_task(post.beat())
+            leave_alone_what_lasts()
             try:
                 await post.stay(running)
             finally:

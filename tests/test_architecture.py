@@ -100,6 +100,7 @@ ROOMS = {
     "capacity": _room("", _IO | _CLOCK | _DICE),
     "roles": _room("", _PURE),
     "settings": _room("capacity events errors prices roles", _IO - {"pydantic", "urllib"}),
+    "garbage": _room("", _PURE),
     "tls": _room("errors settings", _IO - {"ssl"}),
     "metrics": _room("audio.* events errors", _IO - {"prometheus_client"}),
     "logs": _room("events errors", _IO - {"logging", "structlog", "urllib"}),
@@ -233,7 +234,7 @@ ROOMS = {
         _IO - {"aiohttp", "asyncio", "prometheus_client", "structlog"},
     ),
     "app": _room("*"),
-    "worker": _room("app channel errors frontdesk listener settings tally"),
+    "worker": _room("app channel errors frontdesk garbage listener settings tally"),
     "workers": _room(
         "app channel errors frontdesk listener metrics prices settings tally tls usher web "
         "web.building web.overview web.softphone worker"

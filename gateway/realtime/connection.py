@@ -328,8 +328,10 @@ class _Socket(ClientConnection):
         """The socket is gone."""
         super().connection_lost(exc)
         self._is_gone = True
-        if self._listener is not None:
-            self._listener.link_closed()
+        # Kept no longer than it is told: it points at a call, which points here.
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.link_closed()
 
 
 class _SocketLink:

@@ -89,8 +89,8 @@ class Bench:
             self.findings.capacity = calls
 
     async def _search(self) -> None:
-        for calls in few_calls(self._plan.max_calls):
-            await self._step("growth", calls, self._plan.step_s)
+        for few in few_calls(self._plan.max_calls):
+            await self._step("growth", few, self._plan.step_s)
         ramp = Ramp(self._plan.max_calls)
         while (calls := ramp.next_calls()) is not None:
             step = await self._step("ramp", calls, self._plan.step_s)

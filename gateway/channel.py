@@ -112,9 +112,12 @@ class Channel:
 
 
 def _receive(end: socket.socket) -> tuple[bytes, socket.socket | None]:
-    """One message; b"" when the other side is gone, or sent what no side of ours sends."""
+    """One message; b"" when the other side is gone, or sent what no side of ours sends.
+
+    The socket is missing where this process has as many files open as it may: it is closed then.
+    """
     message, handed, told, _ = socket.recv_fds(end, MAX_MESSAGE_BYTES, 1)
-    if told & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if told & socket.MSG_TRUNC:
         message = b""
     sockets = [socket.socket(fileno=number) for number in handed]
     for each in sockets:

@@ -1,6 +1,7 @@
 """Messages arrive whole and in order, sockets come along, and a dead other side is noticed."""
 
 import asyncio
+import resource
 import socket
 
 import pytest
@@ -109,3 +110,25 @@ async def test_a_message_that_is_too_long_ends_the_line(message: bytes) -> None:
     assert other.messages == []
     one.channel.close()
     await asyncio.sleep(0)
+
+
+async def test_a_socket_that_there_is_no_room_for_is_lost_alone() -> None:
+    """A side with as many files as it may have open loses one connection, and not the line."""
+    one, other = _two_sides()
+    ours, theirs = socket.socketpair()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    one.channel.send(b"with", theirs)
+    try:
+        # Below what is open already: nothing more can be opened.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        assert await happens(lambda: bool(other.messages or other.losses))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    other.channel.send(b"still here")
+    assert await happens(lambda: one.messages == [b"still here"])
+
+    assert (other.messages, other.sockets, other.losses) == ([b"with"], [], 0)
+    with ours:
+        assert ours.recv(10) == b""  # whoever was to be handed over is told at once
+    one.channel.close()
+    other.channel.close()

@@ -28,8 +28,6 @@ CHUNK_BYTES: Final = 256 * 1024
 # Of a call-minute (8 MB) level 2 leaves 54 % for 0.2 s of a processor, level 6 51 % for 0.36 s.
 LEVEL: Final = 2
 TIDY_EVERY_S: Final = 300.0
-# The nicest a thread can be.
-_LOWEST_PRIORITY = 19
 _GZIP_BITS = 31
 _CLOSE_S = 2.0
 
@@ -100,8 +98,7 @@ class Shelf:
         return True
 
     def _run(self) -> None:
-        with suppress(OSError):  # this thread's alone, where a thread has its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        # No nicer than calls, which wait for it where it has the interpreter: see Tapes.
         self.adopt()
         next_tidy = time.monotonic()
         while not self._is_closing.is_set():

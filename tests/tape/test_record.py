@@ -780,6 +780,23 @@ def test_closing_writes_what_waits(studio: Studio) -> None:
     assert of(lines_of(end.path)[2:], "provider", "in") == ["last words"]
 
 
+def test_the_writer_is_no_nicer_than_the_calls(tmp_path: Path) -> None:
+    """It has the interpreter now and then: whoever holds it up then holds up all calls."""
+    priorities: list[int] = []
+
+    def on_end(_: TapeEnd) -> None:
+        priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    tapes = Tapes(tmp_path, 1_000_000, on_end, lambda _: None)
+    tapes.start()
+    tape = tapes.tape("c-1")
+    tape.begin({}, token="")
+    tape.end(OVER)
+    assert tapes.close()
+
+    assert priorities == [os.getpriority(os.PRIO_PROCESS, 0)]
+
+
 def test_closing_does_not_wait_for_a_disk_that_hangs(
     blocked: tuple[Studio, threading.Event],
 ) -> None:

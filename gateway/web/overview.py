@@ -141,7 +141,8 @@ class Overview:
             worker.seen, worker.is_silent = news.version, False
 
     def _note_silence(self, worker: _Worker, why: str) -> None:
-        if not (worker.is_silent or self.is_draining):
+        is_gone = self._workers.get(worker.number) is not worker
+        if not (worker.is_silent or is_gone or self.is_draining):
             _log.warning("worker_silent", worker_pid=worker.number, why=why)
         worker.is_silent = True
 

@@ -71,7 +71,7 @@ class Relay:
             WorkerSilent: it does not answer.
         """
         url = _url(ROWS, f"since={since}")
-        async with _answering(ANSWER_S), self._session.get(url) as reply:
+        async with _answering(ANSWER_S), self._open_session().get(url) as reply:
             reply.raise_for_status()
             return await reply.read()
 
@@ -84,8 +84,18 @@ class Relay:
         except WorkerSilent:
             raise web.HTTPGatewayTimeout(text=NO_ANSWER) from None
 
+    def _open_session(self) -> aiohttp.ClientSession:
+        """Nobody asks a worker that is gone, also who had its relay before.
+
+        Raises:
+            WorkerSilent: it is gone.
+        """
+        if self._session.closed:
+            raise WorkerSilent("it is gone")
+        return self._session
+
     async def _asked(self, request: web.Request) -> aiohttp.ClientResponse:
-        return await self._session.request(
+        return await self._open_session().request(
             request.method, _url_of(request), headers=asker(request), allow_redirects=False
         )
 
@@ -121,7 +131,10 @@ class Relay:
         """
         if not page.can_prepare(request):
             raise web.HTTPBadRequest(text="this is a WebSocket\n")
-        worker = await _upgraded(self._session, request)
+        try:
+            worker = await _upgraded(self._open_session(), request)
+        except WorkerSilent:
+            raise web.HTTPGatewayTimeout(text=NO_ANSWER) from None
         if isinstance(worker, web.Response):
             return worker
         try:

@@ -146,6 +146,23 @@ async def test_a_worker_that_is_not_there(tmp_path: Path) -> None:
     await relay.close()
 
 
+async def test_a_worker_that_has_just_died_does_not_answer(tmp_path: Path) -> None:
+    """Who had found its relay a moment before is told so, like everybody."""
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        raise AssertionError
+
+    async with _between(tmp_path, answer) as between:
+        await between.relay.close()
+        for path in ("/plain", "/stream"):
+            async with between.client.get(path) as reply:
+                assert (reply.status, await reply.text()) == (504, module.NO_ANSWER)
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="504"):
+            await between.client.ws_connect("/socket")
+        with pytest.raises(WorkerSilent):
+            await between.relay.rows(0)
+
+
 # ------------------------------------------------------------- streams
 
 

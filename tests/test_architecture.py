@@ -168,7 +168,7 @@ ROOMS = {
     ),
     "tape.shrinking": _room(
         "errors tape.judge tape.renew tape.shrink terminal",
-        (_IO - {"subprocess"}) | _CLOCK | _DICE | _WIRE,
+        (_IO - {"os", "subprocess"}) | _CLOCK | _DICE | _WIRE,
     ),
     "tape.wire": _room(
         "errors events providers providers.table realtime.protocol tape.reading",

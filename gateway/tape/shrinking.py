@@ -4,9 +4,12 @@ Each of them is renewed before the command sees it: a call from which a turn is 
 way, and a tape that says otherwise would fail for that reason alone.
 """
 
+import os
 import shlex
+import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -92,18 +95,31 @@ class Trial:
     def _run(self) -> tuple[int, str]:
         command = [word.replace(PLACE, str(self.path)) for word in self._words]
         try:
-            done = subprocess.run(  # noqa: S603  # the user's own command
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=self._wishes.timeout_s,
-                check=False,
-            )
+            code, output = _ran(command, self._wishes.timeout_s)
         except subprocess.TimeoutExpired:
             return -1, ""
         except OSError as error:
             raise TapeError(f"--failing: {command[0]}: {error.strerror}") from None
-        return done.returncode, done.stdout[:_OUTPUT_BYTES].decode(errors="replace")
+        return code, output[:_OUTPUT_BYTES].decode(errors="replace")
+
+
+def _ran(command: list[str], timeout_s: float) -> tuple[int, bytes]:
+    """Its exit code, and what it printed; whatever it started ends with it when it takes too long.
+
+    Raises:
+        TimeoutExpired: so long.
+        OSError: it cannot be run.
+    """
+    with subprocess.Popen(  # noqa: S603  # the user's own command
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        except BaseException:
+            with suppress(OSError):  # it has just ended by itself
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return process.returncode, output
 
 
 def _words(command: str) -> list[str]:

@@ -142,3 +142,25 @@ def test_a_command_that_hangs_is_cut_off(call_on_tape: Path, tmp_path: Path) -> 
 
     assert result.exit_code == 0
     assert "stopped at --most-runs" in result.stdout
+
+
+def test_what_a_command_started_ends_with_it(call_on_tape: Path, tmp_path: Path) -> None:
+    """A check that hangs is run again and again: what it leaves behind would pile up."""
+    started = tmp_path / "started"
+    hangs = f"sh -c 'sleep 60 & echo $! >> {started}; wait' {{}}"
+    run(
+        *(call_on_tape, "--out", tmp_path / "small.jsonl", "--failing", hangs),
+        *("--timeout-s", "1", "--most-runs", "1"),
+    )
+
+    numbers = started.read_text().split()
+    assert len(numbers) >= 1
+    assert [number for number in numbers if _is_running(number)] == []
+
+
+def _is_running(number: str) -> bool:
+    """A process that was killed is there until its new parent has looked."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{number}/status").read_text()
+    except FileNotFoundError:
+        return False

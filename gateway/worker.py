@@ -40,6 +40,9 @@ from gateway.tally import FOLDER_VARIABLE, socket_of
 BEAT_EVERY_S: Final = 0.25
 # What is left when the supervisor has died gets so long.
 LEAVE_S: Final = 5.0
+# So often is looked, every so many seconds, whether the supervisor is dead, before it is alive.
+_LOOKS: Final = 50
+_LOOK_EVERY_S: Final = 0.02
 # 50 agents with all their instructions.
 _MAX_ORDERS_BYTES: Final = 8 * 1024 * 1024
 
@@ -47,13 +50,15 @@ _MAX_ORDERS_BYTES: Final = 8 * 1024 * 1024
 class Orders(msgspec.Struct, frozen=True):
     """What a worker is told on its standard input: nothing of it is in a list of processes.
 
-    ``line`` is the number of the inherited socket, ``settings`` as in ``Settings.for_worker``.
+    ``line`` is the number of the inherited socket, ``settings`` as in ``Settings.for_worker``,
+    ``supervisor`` the process id of who says so.
     """
 
     settings: dict[str, Any]
     line: int
     port: int
     token_key: bytes
+    supervisor: int = 0
 
 
 class SupervisorLost(GatewayError):
@@ -87,7 +92,8 @@ async def work(orders: Orders, settings: Settings) -> None:
         SupervisorLost: it cannot say anything any more.
         OSError: the port cannot be listened on.
     """
-    post = _Post(socket.socket(fileno=orders.line), shared_socket(settings.host, orders.port))
+    listening = shared_socket(settings.host, orders.port)
+    post = _Post(socket.socket(fileno=orders.line), listening, orders.supervisor)
     shared = Shared(post.admission, orders.token_key, post.listen, _inside())
     try:
         async with open_gateway(settings, shared) as running:
@@ -99,7 +105,9 @@ async def work(orders: Orders, settings: Settings) -> None:
                 beating.cancel()
     finally:
         post.close()
-    if post.is_lost:
+        if post.clearing is not None:
+            await post.clearing
+    if post.clearing is not None:
         raise SupervisorLost("the supervisor is gone")
 
 
@@ -112,8 +120,10 @@ def _inside() -> str:
 class _Post:
     """A worker's end of the channel, its ear at the port, and what came through the channel."""
 
-    def __init__(self, end: socket.socket, listening: socket.socket) -> None:
-        self.is_lost = False
+    def __init__(self, end: socket.socket, listening: socket.socket, supervisor: int) -> None:
+        # Set when the supervisor is lost.
+        self.clearing: asyncio.Task[None] | None = None
+        self._supervisor = supervisor
         self._listening = listening
         self._listener: SharedListener | None = None
         self._drain: asyncio.Future[float] = asyncio.get_running_loop().create_future()
@@ -175,11 +185,21 @@ class _Post:
             self._stop.set()
 
     def _lose(self) -> None:
-        self.is_lost = True
         self._stop.set()
-        # Nobody else is left to clear the table.
-        shutil.rmtree(os.environ.get(FOLDER_VARIABLE, ""), ignore_errors=True)
+        self.clearing = asyncio.create_task(_clear_table(self._supervisor))
         asyncio.get_running_loop().call_later(LEAVE_S, _leave_at_once)
+
+
+async def _clear_table(supervisor: int) -> None:
+    """Nobody else is left to do it; a supervisor that is alive has other workers at it.
+
+    The kernel closes what a process had open a moment before its children get another parent.
+    """
+    for _ in range(_LOOKS):
+        if os.getppid() != supervisor:
+            shutil.rmtree(os.environ.get(FOLDER_VARIABLE, ""), ignore_errors=True)
+            return
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _leave_at_once() -> None:

@@ -315,7 +315,8 @@ class Crew:
 
     def _orders(self, line: int) -> BinaryIO:
         """What the worker reads on its standard input: a file in memory, for there are secrets."""
-        orders = Orders(self._settings.for_worker(), line, self.port, self._token_key)
+        settings = self._settings.for_worker()
+        orders = Orders(settings, line, self.port, self._token_key, os.getpid())
         file = os.fdopen(os.memfd_create("orders"), "w+b", buffering=0)
         file.write(msgspec.json.encode(orders))
         file.seek(0)

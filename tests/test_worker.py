@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -33,6 +35,7 @@ from gateway.frontdesk import (
     from_worker,
 )
 from gateway.simulator.server import Simulator
+from gateway.tally import FOLDER_VARIABLE
 from gateway.worker import Orders, SupervisorLost, read_orders, work
 from tests.running import free_port, happens, run_command, settings_for, twilio_stream
 
@@ -81,12 +84,12 @@ class Supervisor:
 
 
 @asynccontextmanager
-async def _working(simulator: Simulator) -> AsyncIterator[Supervisor]:
-    """A worker in this process, with a supervisor in the hands of the test."""
+async def _working(simulator: Simulator, pid: int = 0) -> AsyncIterator[Supervisor]:
+    """A worker in this process, with a supervisor in the hands of the test, by that process id."""
     ours, theirs = channel_pair()
     supervisor = Supervisor(free_port())
     supervisor.channel = Channel(ours, supervisor.received, lambda: None)
-    orders = Orders({}, theirs.detach(), supervisor.port, b"k" * 32)
+    orders = Orders({}, theirs.detach(), supervisor.port, b"k" * 32, pid)
     with capture_logs():
         supervisor.working = asyncio.create_task(work(orders, settings_for(simulator)))
         try:
@@ -218,3 +221,20 @@ async def test_nobody_starts_a_worker_by_hand() -> None:
         "gateway: gateway worker is started by gateway serve --workers only"
     ]
     assert "worker " not in shown.out
+
+
+@pytest.mark.parametrize("is_alive", [False, True])
+async def test_the_folder_of_all_is_cleared_for_the_dead_only(
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    is_alive: bool,  # noqa: FBT001  # a parameter
+) -> None:
+    """A line that broke says nothing of the supervisor, whose other workers count on it."""
+    monkeypatch.setattr(worker, "_leave_at_once", lambda: None)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    async with _working(simulator, os.getppid() if is_alive else 0):
+        pass
+
+    assert (tmp_path / "run").exists() == is_alive

@@ -1,57 +1,121 @@
 """What watching and listening cost the calls: relay latency without and with, by turns.
 
-Run it from the checkout: ``python -m tests.benchmarks.console_load [CALLS] [TURNS]``. The gateway
-is in this process; model, callers and watchers are in others. Watching is a page with all calls, a
-page of one call, three listeners, and one more that never reads. It takes ``TURNS`` times 40 s and
-ends by itself.
+Run it from the checkout: ``python -m tests.benchmarks.console_load [sockets] [CALLS] [TURNS]``. The
+gateway is in this process, on a core of its own. So are callers and model, without a socket
+(``crowd``), for the kernel's share of so many calls would need more cores than one; with
+``sockets`` they are in other processes. Watchers always are, on another core and over sockets: a
+page with all calls, a page of one call, three listeners, and one more that never reads.
+
+A turn is a phase alone, one watched, one alone again, which shows what difference nothing makes. It
+takes ``TURNS`` (5) times a minute, and half of one for the calls (200) to come, and ends by itself.
 """
 
 import asyncio
+import base64
+import os
+import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import aiohttp
+import uvloop
 
 from gateway import logs
 from gateway.app import Running, open_gateway
+from gateway.bench import process
+from gateway.bench.figures import spread
+from gateway.bench.tally import Books
 from gateway.events import Fact, RelayMeasured
 from gateway.settings import load_settings
 from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallPlan, Utterance, When
+from tests.benchmarks.crowd import crowd
 from tests.running import free_port
 
 VIEW, LISTEN = "v" * 32, "l" * 32
-PHASE_S, SETTLE_S = 15.0, 4.0
+PHASE_S, SETTLE_S = 6.0, 4.0
+PAGES, LISTENERS = 2, 4
+KINDS = ("alone", "watched", "again")
+_CORES = sorted(os.sched_getaffinity(0))
+GATEWAY_CORE, OTHER_CORE = _CORES[-1], _CORES[0]
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the messages of a phase took, in ms, by what is measured."""
+
+    up: list[float] = field(default_factory=list)
+    down: list[float] = field(default_factory=list)
+    doors: dict[str, list[float]] = field(default_factory=dict)
+    cpu_share: float = 0.0
+    foreign_share: float = 0.0
+
+    def p99s_ms(self) -> dict[str, float]:
+        """The 99th percentile of each."""
+        return {name: spread(values).p99_ms for name, values in self._measured()}
+
+    def _measured(self) -> Iterator[tuple[str, list[float]]]:
+        yield from (("relay up", self.up), ("relay down", self.down))
+        yield from self.doors.items()
+
+    def lines(self) -> Iterator[str]:
+        """As it is printed."""
+        for name, values in self._measured():
+            found = spread(values)
+            figures = f"{found.p50_ms:8.3f} {found.p99_ms:8.3f} {found.max_ms:8.3f}"
+            yield f"  {name:22} p50, p99, max {figures} ms of {found.count}"
+        yield f"  {'core':22} {self.cpu_share:.0%} gateway, {self.foreign_share:.0%} others"
 
 
 class Latencies:
-    """What the gateway says it added to messages, in s."""
+    """What the gateway says it added to messages, and what its callers and model saw.
 
-    def __init__(self) -> None:
-        self.found: list[float] = []
+    ``books``: theirs, where they are in this process.
+    """
+
+    def __init__(self, books: Books | None = None) -> None:
+        self.books = books
+        self._seen = Seen()
 
     def observe(self, _call_id: str, fact: Fact) -> None:
         """To be put among ``gateway.observers``."""
         if isinstance(fact, RelayMeasured):
-            self.found.append(fact.latency_s)
+            found = self._seen.up if fact.direction == "up" else self._seen.down
+            found.append(fact.latency_s * 1000)
 
-    async def of_a_phase(self) -> tuple[float, float, int]:
-        """Median and 99th percentile in ms, and of how many."""
-        await asyncio.sleep(SETTLE_S)
-        self.found.clear()
+    async def of_a_phase(self) -> Seen:
+        """What is seen from now on."""
+        seen = self._seen = Seen()
+        began = time.monotonic(), time.process_time(), process.core_busy_s(GATEWAY_CORE)
+        if self.books is not None:
+            tally = self.books.open(began[0])
+            seen.doors = {
+                "due to model": tally.uplink_ms,
+                "due to caller": tally.downlink_ms,
+                "due to cleared": tally.barge_in_ms,
+                "loop late": tally.lateness_ms,
+            }
         await asyncio.sleep(PHASE_S)
-        parts = statistics.quantiles(self.found, n=100)
-        return 1000 * parts[49], 1000 * parts[98], len(self.found)
+        now = time.monotonic(), time.process_time(), process.core_busy_s(GATEWAY_CORE)
+        wall_s, own_s, busy_s = (end - start for end, start in zip(now, began, strict=True))
+        self._seen = Seen()
+        seen.cpu_share, seen.foreign_share = own_s / wall_s, max(0.0, busy_s - own_s) / wall_s
+        return seen
 
 
 @contextmanager
 def child(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process; ended afterwards."""
+    """Another process, on the other core; ended afterwards."""
+    os.sched_setaffinity(0, {OTHER_CORE})
     process = subprocess.Popen([sys.executable, "-m", *arguments])
+    os.sched_setaffinity(0, {GATEWAY_CORE})
     try:
         yield process
     finally:
@@ -60,7 +124,7 @@ def child(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @asynccontextmanager
-async def opened(model_port: int) -> AsyncIterator[tuple[Running, Latencies]]:
+async def opened(model_port: int) -> AsyncIterator[Running]:
     """The gateway, with everything of the console switched on."""
     settings = load_settings(
         {
@@ -79,46 +143,81 @@ async def opened(model_port: int) -> AsyncIterator[tuple[Running, Latencies]]:
         }
     )
     logs.configure("error")
-    latencies = Latencies()
     async with open_gateway(settings) as running:
-        running.gateway.observers.append(latencies.observe)
-        yield running, latencies
+        yield running
 
 
 async def measure(calls: int, turns: int) -> None:
-    """Print a line for each phase, then the difference."""
+    """With calls that are in this process."""
+    async with opened(free_port()) as running, crowd(running, calls) as people:
+        await _phases(running, people.books, turns)
+        if people.lost:
+            raise RuntimeError(f"{people.lost} calls were lost")
+
+
+async def measure_sockets(calls: int, turns: int) -> None:
+    """With calls from another process, and a model in a third."""
     model_port = free_port()
     with child("gateway", "simulator", "--port", str(model_port)):
-        async with opened(model_port) as (running, latencies):
+        async with opened(model_port) as running:
             media = f"http://127.0.0.1:{running.port}/twilio/media"
-            life_s = str(turns * 2 * (PHASE_S + SETTLE_S) + 20)
+            life_s = str(turns * len(KINDS) * (PHASE_S + SETTLE_S) + 20)
             with child(__spec__.name, "callers", media, str(calls), life_s):
                 await _all_there(running, calls)
-                await _phases(running, latencies, turns)
+                await _phases(running, None, turns)
 
 
 async def _all_there(running: Running, calls: int) -> None:
     async with asyncio.timeout(60):
         while running.calls < calls:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.1)
-    await asyncio.sleep(SETTLE_S)
 
 
-async def _phases(running: Running, latencies: Latencies, turns: int) -> None:
-    found: dict[str, list[float]] = {"alone": [], "watched": []}
-    for _ in range(turns):
-        found["alone"].append(_told("alone", await latencies.of_a_phase()))
-        with child(__spec__.name, "watchers", f"http://127.0.0.1:{running.ops_port}"):
-            found["watched"].append(_told("watched", await latencies.of_a_phase()))
-    alone, watched = (statistics.median(each) for each in found.values())
-    sys.stdout.write(f"p99 changes by {watched - alone:+.3f} ms (median of {turns} turns)\n")
+async def _phases(running: Running, books: Books | None, turns: int) -> None:
+    """Print every phase, then what changes."""
+    latencies = Latencies(books)
+    running.gateway.observers.append(latencies.observe)
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for turn in range(turns):
+        for kind in KINDS:
+            with _watching(running, is_watched=kind == "watched"):
+                await asyncio.sleep(SETTLE_S)
+                _check_watchers(running, is_watched=kind == "watched")
+                seen = await latencies.of_a_phase()
+            found[kind].append(seen.p99s_ms())
+            _say(f"{kind} {turn + 1}", *seen.lines())
+    _say(f"medians of p99 in {turns} turns, ms: alone, watched, alone again", *_changes(found))
 
 
-def _told(phase: str, figures: tuple[float, float, int]) -> float:
-    median, p99, count = figures
-    sys.stdout.write(f"{phase:8} median {median:.3f} ms  p99 {p99:.3f} ms  of {count} messages\n")
+@contextmanager
+def _watching(running: Running, *, is_watched: bool) -> Iterator[None]:
+    if not is_watched:
+        yield
+        return
+    with child(__spec__.name, "watchers", f"http://127.0.0.1:{running.ops_port}"):
+        yield
+
+
+def _check_watchers(running: Running, *, is_watched: bool) -> None:
+    console = running.gateway.console
+    assert console is not None
+    there = console.views, console.listeners
+    if there != ((PAGES, LISTENERS) if is_watched else (0, 0)):
+        raise RuntimeError(f"pages and listeners: {there}")
+
+
+def _changes(found: dict[str, list[dict[str, float]]]) -> Iterator[str]:
+    for name in found["alone"][0]:
+        alone, watched, again = (
+            statistics.median(p99s[name] for p99s in found[kind]) for kind in KINDS
+        )
+        changes = f"watching {watched - alone:+.3f}, nothing {again - alone:+.3f}"
+        yield f"  {name:22} {alone:8.3f} {watched:8.3f} {again:8.3f}   {changes}"
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
-    return p99
 
 
 async def callers(media: str, calls: int, life_s: float) -> None:
@@ -138,12 +237,13 @@ async def watchers(ops_url: str) -> None:
     async with aiohttp.ClientSession(ops_url, headers={"Authorization": f"Bearer {LISTEN}"}) as web:
         async with web.get("/console/calls") as reply:
             calls = [row["call_id"] for row in (await reply.json())["calls"]]
+        dead = _play_dead(ops_url, calls[0])
         await asyncio.gather(
             _read(web, "/console/live"),
             _read(web, f"/console/calls/{calls[0]}/live"),
             *(_listen(web, call_id) for call_id in calls[:3]),
-            _play_dead(web, calls[0]),
         )
+        dead.close()
 
 
 async def _read(web: aiohttp.ClientSession, path: str) -> None:
@@ -158,9 +258,23 @@ async def _listen(web: aiohttp.ClientSession, call_id: str) -> None:
             pass
 
 
-async def _play_dead(web: aiohttp.ClientSession, call_id: str) -> None:
-    async with web.ws_connect(f"/console/calls/{call_id}/listen"):
-        await asyncio.Event().wait()
+def _play_dead(url: str, call_id: str) -> socket.socket:
+    """Somebody who asks for the sound, and has no room for it."""
+    parts = urlsplit(url)
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.connect((parts.hostname, parts.port))
+    head = (
+        f"GET /console/calls/{call_id}/listen HTTP/1.1",
+        f"Host: {parts.netloc}",
+        f"Authorization: Bearer {LISTEN}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}",
+    )
+    line.sendall("\r\n".join((*head, "", "")).encode())
+    return line
 
 
 def main() -> None:
@@ -170,8 +284,22 @@ def main() -> None:
             asyncio.run(callers(media, int(calls), float(life_s)))
         case ["watchers", ops_url]:
             asyncio.run(watchers(ops_url))
+        case ["sockets", *given]:
+            _run(measure_sockets, given, (20, 5))
         case given:
-            asyncio.run(measure(*(*map(int, given), *(20, 3)[len(given) :])))
+            _run(measure, given, (200, 5))
+
+
+def _run(
+    part: Callable[[int, int], Coroutine[None, None, None]],
+    given: Sequence[str],
+    usual: tuple[int, int],
+) -> None:
+    """On a core of its own and the loop that ``serve`` runs on."""
+    os.sched_setaffinity(0, {GATEWAY_CORE})
+    calls, turns = (*map(int, given), *usual[len(given) :])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(part(calls, turns))
 
 
 if __name__ == "__main__":

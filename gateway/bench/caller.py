@@ -13,7 +13,7 @@ from itertools import cycle
 from gateway.bench.framing import client_frame
 from gateway.bench.script import ANSWER_MS
 from gateway.bench.tally import Books
-from gateway.bench.tones import BURST_FRAME, FRAME_MS, QUIET_FRAMES, number_frames
+from gateway.bench.tones import BURST_FRAME, FRAME_MS, QUIET_FRAMES, joined, number_frames
 
 BURST_EVERY = 1000 // FRAME_MS
 # A burst that took longer is lost.
@@ -39,9 +39,12 @@ class Caller:
         number: its own, below ``tones.NUMBERS``; what it says until the model has understood it.
         books: where everything is counted.
         send: writes bytes to the gateway.
+        frames: so many in one message; Twilio sends one.
     """
 
-    def __init__(self, number: int, books: Books, send: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, number: int, books: Books, send: Callable[[bytes], None], frames: int = 1
+    ) -> None:
         self.number = number
         self.sent_frames = 0
         self.bursts: deque[tuple[float, int]] = deque()
@@ -52,6 +55,8 @@ class Caller:
         self._stream_sid = f"MZ{number:032x}"
         self._media = _media_template(self._stream_sid)
         self._sequence = 1
+        self._frames = frames
+        self._chunk = 0
         self._says: Iterator[bytes] = cycle(number_frames(number))
         # Bursts of all callers are spread over the second.
         self._until_burst = BURST_EVERY + number % BURST_EVERY
@@ -89,9 +94,20 @@ class Caller:
         self._send(client_frame(text.encode()))
 
     def tick(self, now: float) -> None:
-        """The next 20 ms of the caller's voice, after the marks that are due."""
+        """The next message of the caller's voice, after the marks that are due."""
         if self._marks:
             self._echo(now)
+        payload = self._next(now)
+        if self._frames > 1:
+            payload = joined(payload, *(self._next(now) for _ in range(1, self._frames)))
+        self._chunk += 1
+        self._sequence += 1
+        timestamp_ms = int((now - self.started_s) * 1000) + _FIRST_TIMESTAMP_MS
+        numbers = (self._sequence, self._chunk, timestamp_ms, payload)
+        self._send(client_frame(self._media % numbers))
+
+    def _next(self, now: float) -> bytes:
+        """The next 20 ms."""
         payload = QUIET_FRAMES[self.sent_frames % len(QUIET_FRAMES)]
         if not self.is_paired:
             payload = next(self._says)
@@ -100,10 +116,7 @@ class Caller:
             if self._until_burst <= 0:
                 payload = self._burst(now)
         self.sent_frames += 1
-        self._sequence += 1
-        timestamp_ms = int((now - self.started_s) * 1000) + _FIRST_TIMESTAMP_MS
-        numbers = (self._sequence, self.sent_frames, timestamp_ms, payload)
-        self._send(client_frame(self._media % numbers))
+        return payload
 
     def _burst(self, now: float) -> bytes:
         self._until_burst = BURST_EVERY

@@ -56,6 +56,11 @@ BURST_FRAME = _frame(_BURST_MS)
 LOUD_FRAME = _frame(FRAME_MS)
 
 
+def joined(*frames: bytes) -> bytes:
+    """Frames of base64 as one payload, in base64 too."""
+    return binascii.b2a_base64(b"".join(map(binascii.a2b_base64, frames)), newline=False)
+
+
 def number_frames(number: int) -> list[bytes]:
     """The frames (mu-law in base64) that say a number below ``NUMBERS``."""
     blocks = [*_GAP, True]

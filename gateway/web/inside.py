@@ -5,7 +5,7 @@ request, and is believed because nobody else can reach the socket. When a right 
 supervisor ends what was open with it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from math import inf
 from typing import Final
 
@@ -45,7 +45,7 @@ def asker(request: web.Request) -> dict[str, str]:
 
 
 def inside_app(
-    areas: Iterable[Area], rows_since: Callable[[int], bytes], max_body_bytes: int
+    areas: Iterable[Area], rows_since: Callable[[int], Awaitable[bytes]], max_body_bytes: int
 ) -> web.Application:
     """What a worker serves to its supervisor.
 
@@ -57,7 +57,7 @@ def inside_app(
 
     async def rows(request: web.Request) -> web.Response:
         seen = int(request.query["since"])
-        return web.Response(body=rows_since(seen), content_type="application/json")
+        return web.Response(body=await rows_since(seen), content_type="application/json")
 
     app = web.Application(client_max_size=max_body_bytes)
     app.router.add_route(hdrs.METH_GET, ROWS, rows)

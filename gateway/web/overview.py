@@ -199,7 +199,7 @@ class Overview:
     async def _live(self, request: web.Request) -> web.StreamResponse:
         seen, note = 0, ""
 
-        def news() -> bytes | None:
+        async def news() -> bytes | None:
             nonlocal seen, note
             changed = self.directory.changed_since(seen, MAX_ROWS)
             noted, note = note, self._note()

@@ -10,6 +10,7 @@ queue.
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -159,19 +160,19 @@ SUMMARY: Final = (
     "barge_ins",
     "has_tape",
 )
+_summed_up: Final = attrgetter(*SUMMARY)
 
 
 def summary(record: CallRecord) -> dict[str, Any]:
     """One row of a list of calls."""
-    row = {name: getattr(record, name) for name in SUMMARY}
+    row: dict[str, Any] = dict(zip(SUMMARY, _summed_up(record), strict=True))
+    row["turns"] = len(record.timings)
     answered = (t.latency_s for t in reversed(record.timings) if t.latency_s is not None)
+    row["latency_s"] = next(answered, None)
+    row["troubles"] = sum(trouble.count for trouble in record.troubles)
     last = record.lines[-1] if record.lines else None
-    return row | {
-        "turns": len(record.timings),
-        "latency_s": next(answered, None),
-        "troubles": sum(trouble.count for trouble in record.troubles),
-        "last_words": (last.text or last.unheard)[-120:] if last else "",
-    }
+    row["last_words"] = (last.text or last.unheard)[-120:] if last else ""
+    return row
 
 
 def details(record: CallRecord, since: int = 0) -> dict[str, Any]:

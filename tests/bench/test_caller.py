@@ -17,11 +17,11 @@ from gateway.providers.twilio import TwilioDoor
 class Line:
     """A caller, what it has sent, and messages to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int = 1) -> None:
         self.books = Books()
         self.books.open(0.0)
         self._sent = bytearray()
-        self.caller = Caller(7, self.books, self._sent.extend)
+        self.caller = Caller(7, self.books, self._sent.extend, frames)
         self.caller.start(0.0)
         self.caller.pair(0.1)
 
@@ -71,6 +71,23 @@ def test_our_own_door_understands_every_message() -> None:
     assert [m["sequenceNumber"] for m in messages[1:]] == [str(n) for n in range(1, 64)]
     assert [m["media"]["chunk"] for m in messages if "media" in m][-1] == "60"
     assert messages[-1]["event"] == "stop"
+
+
+def test_frames_may_share_a_message() -> None:
+    """The same sound, a third of the messages, counted one by one."""
+    one, three = Line(), Line(frames=3)
+    for frame in range(60):
+        one.caller.tick(frame / 50)
+    for message in range(20):
+        three.caller.tick(message * 3 / 50)
+    alone, shared = (
+        [m["media"] for m in line.sent() if m["event"] == "media"] for line in (one, three)
+    )
+
+    assert [m["chunk"] for m in shared] == [str(n) for n in range(1, 21)]
+    sounds = [b"".join(binascii.a2b_base64(m["payload"]) for m in ms) for ms in (alone, shared)]
+    assert sounds[0] == sounds[1]
+    assert three.caller.sent_frames == 60
 
 
 def test_a_burst_comes_once_a_second(line: Line) -> None:

@@ -5,22 +5,26 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from structlog.types import EventDict
 
 from gateway.app import Running, _state_of
 from gateway.audio.g711 import encode_ulaw
 from gateway.audio.wav import read_wav
-from gateway.events import CallBegan, CallEnded, StateChanged, TurnAnswered
+from gateway.events import ULAW_8K, CallBegan, CallEnded, StateChanged, Termination, TurnAnswered
+from gateway.metrics import Metrics
 from gateway.shipped import shipped_sound
 from gateway.simulator.server import Simulator
 from gateway.web import CALL_OVER
 from gateway.web import console as room
+from gateway.web.console import ROWS_AT_ONCE, Console
 from gateway.web.reports import ReportsBusy
 from gateway.web.roster import Roster
 from gateway.web.shelf import ShelfUnavailable, StoredCall
@@ -218,6 +222,64 @@ async def test_a_page_is_told_of_calls_live(simulator: Simulator) -> None:
                     row = (await events.next())["calls"][0]
         assert (row["call_id"], row["reason"]) == (new, "caller_hangup")
         assert await happens(lambda: scene.running.gateway.console is not None)
+
+
+def _crowded(calls: int) -> Console:
+    """A console that knows of so many calls."""
+    console = Console(Metrics(CollectorRegistry()))
+    for number in range(calls):
+        began = CallBegan("twilio", "default", f"CA{number}", "", "", ULAW_8K, ULAW_8K)
+        console.observe(f"call-{number}", began)
+    return console
+
+
+async def _first_rows(console: Console) -> None:
+    """Until some are made, and the others have yet to be."""
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert len(console.rows) == ROWS_AT_ONCE
+
+
+async def test_calls_get_their_turn_while_rows_are_made() -> None:
+    """However many there are: never more than a few between two turns of the loop."""
+    console, made = _crowded(5 * ROWS_AT_ONCE + 1), [0]
+    news = asyncio.create_task(console.rows_since(0))
+    while not news.done():
+        await asyncio.sleep(0)
+        made.append(len(console.rows))
+
+    assert max(after - before for before, after in pairwise(made)) == ROWS_AT_ONCE
+    assert len(json.loads(news.result())["calls"]) == 5 * ROWS_AT_ONCE + 1
+
+
+async def test_what_changes_while_rows_are_made_is_told_next_time() -> None:
+    """The number to ask with is that of the beginning."""
+    console = _crowded(2 * ROWS_AT_ONCE)
+    news = asyncio.create_task(console.rows_since(0))
+    await _first_rows(console)
+    first = next(iter(console.rows))
+    console.observe(first, StateChanged("lifecycle", "active"))
+    version = json.loads(await news)["version"]
+    later = json.loads(await console.rows_since(version))
+
+    assert [(row["call_id"], row["state"]) for row in later["calls"]] == [(first, "active")]
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_who_is_erased_while_rows_are_made_is_not_shown(*, is_made: bool) -> None:
+    """Neither one whose row has been made nor one whose turn has not come; no row is kept."""
+    console = _crowded(2 * ROWS_AT_ONCE)
+    for number in range(2 * ROWS_AT_ONCE):
+        ended = CallEnded(Termination("caller_hangup"), 1.0, 0, 0, 0.0, 0.0)
+        console.observe(f"call-{number}", ended)
+    news = asyncio.create_task(console.rows_since(0))
+    await _first_rows(console)
+    erased = next(f"call-{n}" for n in count() if (f"call-{n}" in console.rows) == is_made)
+    console.forget(erased)
+    shown = {row["call_id"] for row in json.loads(await news)["calls"]}
+
+    assert len(shown) == 2 * ROWS_AT_ONCE - 1
+    assert erased not in shown | set(console.rows)
 
 
 async def test_a_call_is_told_live(simulator: Simulator) -> None:

@@ -31,7 +31,10 @@ AREA = Area(
 
 @asynccontextmanager
 async def _client(folder: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    app = inside_app([AREA], lambda seen: b'{"since":%d}' % seen, 1000)
+    async def rows_since(seen: int) -> bytes:
+        return b'{"since":%d}' % seen
+
+    app = inside_app([AREA], rows_since, 1000)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.UnixSite(runner, str(folder / "sock")).start()

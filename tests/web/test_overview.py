@@ -598,8 +598,8 @@ async def _staff(folder: Path) -> AsyncIterator[_Staff]:
             await may_answer.wait()
         return answer
 
-    def rows_since(seen: int) -> bytes:
-        return staff.broken_news[0] if staff.broken_news else of_worker.rows_since(seen)
+    async def rows_since(seen: int) -> bytes:
+        return staff.broken_news[0] if staff.broken_news else await of_worker.rows_since(seen)
 
     inside = inside_app([of_worker.area()], rows_since, 1000)
     inside.middlewares.append(later)

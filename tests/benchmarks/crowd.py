@@ -5,7 +5,8 @@ dialled as any is, but its line is in memory. Nothing is left out of the gateway
 share and websockets' frames. Callers and model are part of the process and so of its CPU.
 
 Callers may send several frames in one message. A message a frame, as Twilio sends it, may be more
-than one core carries of so many calls; the sound is all there, and so is all that the model says.
+than one core carries of so many calls; the sound is all there. The model says what the bench's
+says, and pauses between its answers.
 
 A message counts from the time it was due, not from when the loop came round to it: what holds the
 loop up is seen.
@@ -32,8 +33,7 @@ from gateway.breaker import Breaker
 from gateway.realtime import Link, Listener
 
 CONNECT_PER_S = 8.0
-# Everybody's moments are multiples of this: waking up a thousand times a second costs as much as
-# fifty calls.
+# Everybody's moments are multiples of this: a thousand wake-ups a second are a load of their own.
 _GRAIN_MS = 4
 _READY_S = 30.0
 # The bench's model answers for 3 s every 4 s; here it waits longer for what the caller says.

@@ -183,7 +183,12 @@ class Console:
     async def _list(self, request: web.Request) -> web.Response:
         """Calls that are known here and in the database, those with a text in an id."""
         text = wanted_text(request)
-        listed = await self.listed(text, map(summary, self.roster.find(text, MAX_ROWS)))
+        found = self.roster.find(text, MAX_ROWS)
+        rows: list[_Row] = []
+        for start in range(0, len(found), ROWS_AT_ONCE):
+            rows += map(summary, found[start : start + ROWS_AT_ONCE])
+            await asyncio.sleep(0)
+        listed = await self.listed(text, rows)
         return data({**self._frame(), **listed})
 
     async def listed(

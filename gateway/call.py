@@ -112,10 +112,23 @@ class Call:
 
     In: ``provider_received``, ``realtime_received``, ``timer_fired``, ``hang_up``. Out, drained by
     the driver in order: ``to_provider``, ``to_realtime``, ``facts``; ``termination`` once over.
+
+    Args:
+        started: what the provider said of it.
+        options: what it shall be like.
+        now: it begins.
+        unix_offset_s: added to ``now`` it is the time of day.
+        is_assessed: whether the caller's sound is; no message depends on it, only facts.
     """
 
     def __init__(
-        self, started: CallStarted, options: CallOptions, now: float, *, unix_offset_s: float = 0.0
+        self,
+        started: CallStarted,
+        options: CallOptions,
+        now: float,
+        *,
+        unix_offset_s: float = 0.0,
+        is_assessed: bool = True,
     ) -> None:
         self._desk = Desk()
         self.to_provider = self._desk.to_provider
@@ -131,7 +144,9 @@ class Call:
         self._session_ready_at: float | None = None
         self._uplink = Uplink(started.audio_in, options.session.audio)
         self._voice = Voice(self._desk, options, started)
-        self._checkup = Checkup(self._desk, started, self._voice.played, now)
+        self._checkup = Checkup(
+            self._desk, started, self._voice.played, now, is_assessed=is_assessed
+        )
         self._heard = self._checkup.heard
         self._turns = Turns(self._desk, options, self._voice, now)
         self._desk.tell(_began(started, options))
@@ -139,10 +154,8 @@ class Call:
         self._session = Session(self._desk, options, now, unix_offset_s=unix_offset_s)
         self._caller_clock = CallerClock()
         self._heard_caller_at = now
-        self._owes_answer = False
-        self._says_again = False
-        self._owes_commit = False
-        self._asked_by_key = False
+        self._owes_answer = self._owes_commit = False
+        self._says_again = self._asked_by_key = False
         self._digits = ""
         self._bad_messages = 0
         self._last_reason: Reason | None = None

@@ -6,7 +6,9 @@ from typing import Final
 import numpy as np
 import pytest
 
-from gateway.checkup import ALARM
+from gateway.audio.echo import Played
+from gateway.checkup import ALARM, Checkup
+from gateway.desk import Desk
 from gateway.events import (
     AudioAssessed,
     AudioDelta,
@@ -19,7 +21,7 @@ from gateway.events import (
     ResponseStarted,
 )
 from tests.audio.listening import encoded, speech
-from tests.lab import Lab
+from tests.lab import Lab, started
 
 FRAME: Final = 160
 NOISE: Final = encoded(np.random.default_rng(1).normal(0, 0.0006, 8000 * 40), "ulaw", 8000)
@@ -144,3 +146,23 @@ def test_last_words_are_not_waited_through() -> None:
     assert [fact.is_final for fact in found] == [False, True]
     assert found[-1].faults == ()
     assert lab.call.termination is not None
+
+
+def test_where_nobody_wants_to_know_only_the_alarm_is_left() -> None:
+    """It is put off at the same moments, and no sound is kept."""
+    desks = {is_assessed: Desk() for is_assessed in (True, False)}
+    checkups = {
+        is_assessed: Checkup(desk, started(), Played("ulaw", 8000), 0.0, is_assessed=is_assessed)
+        for is_assessed, desk in desks.items()
+    }
+    for second in range(1, 12):
+        for checkup in checkups.values():
+            checkup.heard.append((second - 0.5, NOISE[:8000]))
+            checkup.lose(20)
+            checkup.look(float(second))
+        assert desks[False].alarms == desks[True].alarms == {ALARM: second + 5.1}
+    for checkup in checkups.values():
+        checkup.finish(12.0)
+
+    assert [len(desks[is_assessed].facts) for is_assessed in (True, False)] == [3, 0]
+    assert not checkups[False].heard

@@ -43,14 +43,19 @@ def judge(
     is_exact: bool = True,
     tolerance_ms: float = TOLERANCE_MS,
     wait_until: Callable[[float], None] = lambda _: None,
+    is_assessed: bool = False,
 ) -> Verdict:
     """Replay one tape and compare.
+
+    What is compared does not depend on how the caller's sound was assessed: that is told to people
+    and written on no tape. So it is left out, unless somebody asks for what the call reports.
 
     Args:
         path: the tape.
         is_exact: byte for byte; else kinds in order, and durations of sound.
         tolerance_ms: for the latter.
         wait_until: see ``replay``.
+        is_assessed: see ``replay``.
 
     Raises:
         TapeError: the tape cannot be read or played.
@@ -61,7 +66,7 @@ def judge(
         mask = masking_of(tape.head.masks)
         exact = Exact(lambda link, text: mask.message(text, _PEERS.get(link, "realtime")))
         watch: Callable[[Played], None] = exact.watch if is_exact else shape.watch
-        replayed = replay(tape, watch, wait_until)
+        replayed = replay(tape, watch, wait_until, is_assessed=is_assessed)
     found = exact.found if is_exact else shape.compare(_bytes_per_ms(replayed), tolerance_ms)
     for at, problem in replayed.problems:
         found.add(Difference(at, problem, ()))

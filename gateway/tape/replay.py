@@ -132,6 +132,8 @@ def replay(
     watch: Callable[[Played], None] = lambda _: None,
     wait_until: Callable[[float], None] = lambda _: None,
     recorder: Recorder | None = None,
+    *,
+    is_assessed: bool = True,
 ) -> Replayed:
     """Play the tape to its end; may be called from within a running event loop, which then waits.
 
@@ -141,6 +143,8 @@ def replay(
         wait_until: called before each pass with its time; may pass the time until then.
         recorder: records it. Then the call goes its own way: timers ring when they are due, not
             only where the tape shows that they did, and behind the tape too, until the call ends.
+        is_assessed: whether the caller's sound is, as it is live. Else the ``facts`` lack every
+            ``AudioAssessed`` and all that is sent is the same.
 
     Raises:
         TapeError: the tape cannot be read or played.
@@ -152,7 +156,7 @@ def replay(
             _seldom_collected(),
             asyncio.Runner(loop_factory=Clockwork) as runner,
         ):
-            played = _Replay(tape, watch, wait_until, recorder)
+            played = _Replay(tape, watch, wait_until, recorder, is_assessed=is_assessed)
             # The runner writes its task down in words: a result in it would be written down too.
             runner.run(played.play())
             return played.result
@@ -246,8 +250,11 @@ class _Replay:
         watch: Callable[[Played], None],
         wait_until: Callable[[float], None],
         recorder: Recorder | None,
+        *,
+        is_assessed: bool,
     ) -> None:
         self._tape = tape
+        self._is_assessed = is_assessed
         self._recorder = recorder
         self._head = tape.head
         self._watch = watch
@@ -470,13 +477,17 @@ class _Replay:
             ) from None
         options = options_of(self._head)
         try:
-            call = Call(started, options, now, unix_offset_s=self._head.unix_offset_s)
+            call = self._make_call(started, options, now)
         except Exception as error:  # noqa: BLE001  # whatever it does not like of its options
             raise TapeError(f"settings of the call on tape: {error!r}") from None
         self.result.started, self.result.call = started, call
         if self._recorder is not None:
             self._recorder.began()
         self._set_going(self._bridge.run(call))
+
+    def _make_call(self, started: CallStarted, options: CallOptions, now: float) -> Call:
+        offset_s, is_assessed = self._head.unix_offset_s, self._is_assessed
+        return Call(started, options, now, unix_offset_s=offset_s, is_assessed=is_assessed)
 
     def _hang_up(self, cause: Line) -> None:
         if cause.hang_up not in get_args(Reason):

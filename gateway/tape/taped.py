@@ -38,7 +38,7 @@ class TapedCall:
     @cached_property
     def verdict(self) -> Verdict:
         """What a byte-exact replay finds."""
-        return judge(self.path)
+        return judge(self.path, is_assessed=True)
 
     @property
     def facts(self) -> list[tuple[float, Fact]]:

@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 from gateway.audio import compiled, resample
 from gateway.errors import TapeError
-from gateway.events import AppendAudio, SendMark
+from gateway.events import AppendAudio, AudioAssessed, SendMark
 from gateway.tape.judge import judge, tapes_at
 from gateway.tape.shrink import load
 from gateway.voice import Voice
+
+TAPES = sorted((Path(__file__).parents[1] / "tapes").glob("*.jsonl.gz"))
 
 
 @pytest.mark.parametrize("is_exact", [True, False])
@@ -32,6 +34,23 @@ def test_a_call_of_today_is_the_same(call_on_tape: Path, is_exact: bool) -> None
     assert verdict.is_same
     assert verdict.note == ""
     assert verdict.speed > 1
+
+
+@pytest.mark.parametrize("path", TAPES, ids=[path.name.split(".")[0] for path in TAPES])
+def test_whether_the_sound_is_assessed_changes_nothing_that_is_compared(path: Path) -> None:
+    """Every message, its moment, every alarm and the end are the same; only one fact is not told.
+
+    A verdict may therefore leave it out. Nor does assessing break any of these calls.
+    """
+    bare, told = judge(path), judge(path, is_assessed=True)
+    kept = [(t, fact) for t, fact in told.replayed.facts if not isinstance(fact, AudioAssessed)]
+
+    assert (bare.is_same, told.is_same) == (True, True)
+    assert bare.replayed.digest == told.replayed.digest
+    assert bare.replayed.messages == told.replayed.messages
+    assert bare.replayed.duration_s == told.replayed.duration_s
+    assert bare.replayed.facts == kept
+    assert (len(kept) < len(told.replayed.facts)) == (told.replayed.call is not None)
 
 
 def test_a_changed_order_is_named(call_on_tape: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import TapeError
+from gateway.events import AudioAssessed
 from gateway.tape.taped import TapedCall
 
 
@@ -23,6 +24,7 @@ def test_a_real_call_answers(call_on_tape: Path) -> None:
     assert call.facts[0][0] <= call.facts[-1][0]
     assert call.agent[0].heard_ms > 0
     assert call.errors == []
+    assert any(isinstance(fact, AudioAssessed) for _, fact in call.facts)
 
 
 def test_tool_calls_are_names_and_arguments(tmp_path: Path) -> None:

@@ -83,6 +83,9 @@ def steps(lines: Iterable[Line]) -> Iterator[Step]:
         if is_gap or line.end is not None:
             yield Stop(line)
             return
+        if line.data is not None and line.dir != "out":
+            current = Pass(line.t, None if line.rang else line)
+            continue
         current = None
         if line.dir == "out" and line.kind in ASIDES:
             yield Aside(line)
@@ -142,10 +145,11 @@ def _begun(line: Line) -> Pass:
 
 
 def _add(current: Pass, line: Line) -> None:
+    sent, changes = current.sent, current.changes
     if line.data is not None:
-        current.sent.append(line)
+        sent.append(line)
     else:
-        taken = sum(sent.link == line.link for sent in current.sent)
-        current.changes.append((line.link, taken, line.kind))
-    if len(current.sent) + len(current.changes) > MOST_LINES:
+        taken = sum(one.link == line.link for one in sent)
+        changes.append((line.link, taken, line.kind))
+    if len(sent) + len(changes) > MOST_LINES:
         raise TapeError(f"at {current.t:.6f} s: more than {MOST_LINES} lines of one moment")

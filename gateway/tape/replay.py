@@ -328,7 +328,7 @@ class _Replay:
     # ------------------------------------------------------------------ steps
 
     async def _play_pass(self, step: Pass) -> None:
-        loop, cause = self._loop, step.cause
+        loop, stage, cause = self._loop, self._stage, step.cause
         if cause is not None:
             if step.t < loop.now:
                 raise TapeError(
@@ -339,9 +339,10 @@ class _Replay:
         self._wait_until(step.t)
         # What is sent behind the end carries the time of the last pass.
         loop.now = self.result.duration_s = max(step.t, loop.now)
-        self._stage.expect(step.changes)
+        stage.expect(step.changes)
         if cause is not None and cause.data is not None and _can_happen(cause):
-            self._link(cause).hear(_on_the_wire(cause))
+            link = stage.provider if cause.link == "provider" else stage.realtime
+            link.hear(_on_the_wire(cause))
         else:
             await self._set_off(cause)
         if loop.calls != self._calls:
@@ -410,12 +411,13 @@ class _Replay:
 
     def _show(self, step: Pass, expected: list[Sent]) -> None:
         came, self._stage.sent = self._stage.sent, []
+        call = self.result.call
         self.result.messages += len(expected) + (step.cause is not None)
         if came:
             octets = b"\n".join([_octets(message) for _, message in came])
             self._hash.update(b"%.6f%b" % (step.t, octets))
-        played = Played(step.t, step.cause, expected, came, self.result.call)
-        if self._is_over:
+        played = Played(step.t, step.cause, expected, came, call)
+        if call is not None and call.termination is not None:
             self._shut_late.update(link for link, _, kind in step.changes if kind == "shut")
             self._keep_tail(played)
         elif expected or came:

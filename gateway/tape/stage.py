@@ -109,7 +109,10 @@ class StageLink:
     @property
     def is_clogged(self) -> bool:
         """Whether the peer takes no more, as it was."""
-        return self._stage.is_clogged(self._name)
+        stage, name = self._stage, self._name
+        if stage.changes:
+            stage.change(name)
+        return name in stage.clogged
 
     def listen(self, listener: Listener) -> None:
         """Tell this listener."""
@@ -137,10 +140,13 @@ class StageLink:
         Raises:
             ConnectionError: by then the socket was closed.
         """
-        name = self._name
-        if self._stage.is_shut(name):
+        stage, name = self._stage, self._name
+        if stage.changes:
+            stage.change(name)
+        if name in stage.shut:
             raise ConnectionResetError("the socket is closed")
-        self._stage.sent.extend([(name, message) for message in messages])
+        for message in messages:
+            stage.sent.append((name, message))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:  # noqa: ARG002  # the contract
         """Keep that it was closed."""
@@ -156,40 +162,30 @@ class Stage:
         self.asides: list[str] = []
         self.provider = StageLink("provider", self)
         self.realtime = StageLink("realtime", self)
-        self._changes: list[Change] = []
-        self._clogged: set[str] = set()
-        self._shut: set[str] = set()
+        # What links will be like in this pass; which are clogged, which sockets closed by now.
+        self.changes: list[Change] = []
+        self.clogged: set[str] = set()
+        self.shut: set[str] = set()
         self._answer: asyncio.Future[Link] | None = None
 
     def expect(self, changes: list[Change]) -> None:
         """In the pass that begins, links change like this."""
         self.sent = []
-        self._changes = changes
+        self.changes = changes
 
-    def is_clogged(self, name: str) -> bool:
-        """Whether this link is clogged by now."""
-        if self._changes:
-            self._change(name)
-        return name in self._clogged
-
-    def is_shut(self, name: str) -> bool:
-        """Whether this link's socket is closed by now."""
-        if self._changes:
-            self._change(name)
-        return name in self._shut
-
-    def _change(self, name: str) -> None:
+    def change(self, name: str) -> None:
+        """Let this link become what it was by now: after so many messages of this pass."""
         taken = sum(link == name for link, _ in self.sent)
-        for change in [one for one in self._changes if one[0] == name and one[1] <= taken]:
-            self._changes.remove(change)
+        for change in [one for one in self.changes if one[0] == name and one[1] <= taken]:
+            self.changes.remove(change)
             self.set(name, change[2])
 
     def set(self, name: str, kind: str) -> None:
         """This link is "clogged" from now on, "freed", or "shut"."""
         if kind == "shut":
-            self._shut.add(name)
+            self.shut.add(name)
         else:
-            (self._clogged.add if kind == "clogged" else self._clogged.discard)(name)
+            (self.clogged.add if kind == "clogged" else self.clogged.discard)(name)
 
     async def dial(self, *, timeout_s: float, with_fresh_token: bool) -> Link:  # noqa: ARG002  # the contract
         """Wait for the tape's answer.
@@ -211,8 +207,8 @@ class Stage:
         if self._answer is None or self._answer.done():
             return False
         self.realtime = StageLink("realtime", self)
-        self._clogged.discard("realtime")
-        self._shut.discard("realtime")
+        self.clogged.discard("realtime")
+        self.shut.discard("realtime")
         self._answer.set_result(self.realtime)
         return True
 

@@ -151,7 +151,7 @@ ROOMS = {
         " realtime tape.passes tape.reading tape.sounds tape.stage",
         (_IO - {"asyncio", "urllib"}) | _CLOCK | _DICE,
     ),
-    "tape.compare": _room("tape.reading tape.replay tape.stage", (_PURE - {"msgspec"})),
+    "tape.compare": _room("tape.passes tape.reading tape.replay", (_PURE - {"msgspec"})),
     "tape.judge": _room(
         "errors tape tape.compare tape.masking tape.reading tape.replay", _IO | _DICE | _WIRE
     ),

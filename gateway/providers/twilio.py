@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import re
+from binascii import b2a_base64
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -496,7 +497,7 @@ class TwilioStream:
         step = self.caps.max_message_bytes
         return [
             self._media_head
-            + base64.b64encode(payload[start : start + step]).decode("ascii")
+            + b2a_base64(payload[start : start + step], newline=False).decode("ascii")
             + '"}}'
             for start in range(0, len(payload), step)
         ]

@@ -10,9 +10,9 @@ from zlib import crc32
 
 import msgspec
 
+from gateway.tape.passes import Sent
 from gateway.tape.reading import Line
 from gateway.tape.replay import Played
-from gateway.tape.stage import Sent
 
 # Two runs of audio may differ by this much and still have the same shape.
 TOLERANCE_MS: Final = 60.0

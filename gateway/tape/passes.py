@@ -22,17 +22,19 @@ MOST_AHEAD: Final = 1000
 
 # Name, messages taken so far, kind.
 Change = tuple[str, int, str]
+# To which link, what.
+Sent = tuple[str, str | bytes]
 
 
 class Pass(Struct):
-    """What set the call going at ``t`` (None: a timer), and what it sent then.
+    """What set the call going at ``t`` (None: a timer), and what it sent then, as on the wire.
 
     ``changes``: a link's name, how many messages it had taken in this pass, what it was then.
     """
 
     t: float
     cause: Line | None
-    sent: list[Line] = []
+    sent: list[Sent] = []
     changes: list[Change] = []
 
 
@@ -74,7 +76,10 @@ def steps(lines: Iterable[Line]) -> Iterator[Step]:
     """
     current: Pass | None = None
     for line in lines:
-        if current is not None and line.t == current.t and _is_effect(line, _NOTICED):
+        is_message = line.data is not None
+        # As ``_is_effect`` has it: a call less for each message.
+        is_effect = line.dir == "out" if is_message else line.kind in _NOTICED
+        if is_effect and current is not None and line.t == current.t:
             _add(current, line)
             continue
         is_gap = line.end is None and (line.cut is not None or line.lost != 0)
@@ -83,7 +88,7 @@ def steps(lines: Iterable[Line]) -> Iterator[Step]:
         if is_gap or line.end is not None:
             yield Stop(line)
             return
-        if line.data is not None and line.dir != "out":
+        if is_message and not is_effect:
             current = Pass(line.t, None if line.rang else line)
             continue
         current = None
@@ -147,9 +152,21 @@ def _begun(line: Line) -> Pass:
 def _add(current: Pass, line: Line) -> None:
     sent, changes = current.sent, current.changes
     if line.data is not None:
-        sent.append(line)
+        sent.append((line.link, on_the_wire(line)))
     else:
-        taken = sum(one.link == line.link for one in sent)
+        taken = sum(link == line.link for link, _ in sent)
         changes.append((line.link, taken, line.kind))
     if len(sent) + len(changes) > MOST_LINES:
         raise TapeError(f"at {current.t:.6f} s: more than {MOST_LINES} lines of one moment")
+
+
+def on_the_wire(line: Line) -> str | bytes:
+    """A message as a link hands it over: the model's side speaks text, as its UTF-8 bytes.
+
+    Raises:
+        TapeError: the bytes of a binary message cannot be read.
+    """
+    if line.kind == "binary":
+        return line.message
+    data = line.data or ""
+    return data.encode() if line.link == "realtime" else data

@@ -30,10 +30,20 @@ from gateway.providers.table import doors
 from gateway.realtime import Link
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.shipped import PROMPT_HZ, PROMPTS, shipped_sound
-from gateway.tape.passes import MOST_LINES, Ahead, Aside, Pass, Step, Stop, steps
+from gateway.tape.passes import (
+    MOST_LINES,
+    Ahead,
+    Aside,
+    Pass,
+    Sent,
+    Step,
+    Stop,
+    on_the_wire,
+    steps,
+)
 from gateway.tape.reading import LONGEST_S, Head, Line, Tape, named
 from gateway.tape.sounds import unpacked
-from gateway.tape.stage import Clockwork, Sent, Stage, StageLink
+from gateway.tape.stage import Clockwork, Stage, StageLink
 
 # A timer may ring so late on a busy machine; one that is later is missing on the tape.
 LATEST_TIMER_S: Final = 1.0
@@ -287,13 +297,13 @@ class _Replay:
         for step in those:
             if ahead is not None and not (isinstance(step, Stop) and step.line.end is None):
                 await self._ring_missing(step.t, ahead)
-            if isinstance(step, Stop):
-                self.result.stopped = step.line
-                return
-            if isinstance(step, Aside):
+            if isinstance(step, Pass):
+                await self._play_pass(step)
+            elif isinstance(step, Aside):
                 await self._stand_aside(step.line)
             else:
-                await self._play_pass(step)
+                self.result.stopped = step.line
+                return
 
     def _set_going(self, work: Coroutine[Any, Any, Any]) -> None:
         self._task: asyncio.Task[Any] = self._loop.create_task(work)
@@ -334,7 +344,8 @@ class _Replay:
                 raise TapeError(
                     f"at {step.t:.6f} s: stands behind {loop.now:.6f} s: lines are out of order"
                 )
-            if self._recorder is None and self._is_overdue(step.t):
+            is_to_look = self._late is not None or loop.may_ring(step.t)
+            if is_to_look and self._recorder is None and self._is_overdue(step.t):
                 await self._ring_aside()
         self._wait_until(step.t)
         # What is sent behind the end carries the time of the last pass.
@@ -342,12 +353,12 @@ class _Replay:
         stage.expect(step.changes)
         if cause is not None and cause.data is not None and _can_happen(cause):
             link = stage.provider if cause.link == "provider" else stage.realtime
-            link.hear(_on_the_wire(cause))
+            link.hear(on_the_wire(cause))
         else:
             await self._set_off(cause)
         if loop.calls != self._calls:
             await self._rest()
-        self._show(step, [(line.link, _on_the_wire(line)) for line in step.sent])
+        self._show(step)
 
     def _is_overdue(self, now: float) -> bool:
         """Whether a timer should have been on the tape long ago; it happens all the same.
@@ -407,14 +418,14 @@ class _Replay:
         self._stage.expect([])
         self._loop.ring(is_wanted, early_s)
         await self._rest()
-        self._show(Pass(self._loop.now, None), [])
+        self._show(Pass(self._loop.now, None))
 
-    def _show(self, step: Pass, expected: list[Sent]) -> None:
+    def _show(self, step: Pass) -> None:
         came, self._stage.sent = self._stage.sent, []
-        call = self.result.call
+        expected, call = step.sent, self.result.call
         self.result.messages += len(expected) + (step.cause is not None)
         if came:
-            octets = b"\n".join([_octets(message) for _, message in came])
+            octets = b"\n".join([m if type(m) is bytes else _octets(m) for _, m in came])
             self._hash.update(b"%.6f%b" % (step.t, octets))
         played = Played(step.t, step.cause, expected, came, call)
         if call is not None and call.termination is not None:
@@ -531,7 +542,7 @@ class _Replay:
     async def _finish(self) -> None:
         await self._rest()
         if self._stage.sent:
-            self._show(Pass(self._loop.now, None), [])
+            self._show(Pass(self._loop.now, None))
         if self._tail is not None:
             self._watch(self._without_lost(self._tail))
         if self._recorder is None:
@@ -586,14 +597,6 @@ async def _perform_nothing(_: HttpRequest) -> None:
 
 def _octets(message: str | bytes) -> bytes:
     return message.encode() if isinstance(message, str) else message
-
-
-def _on_the_wire(line: Line) -> str | bytes:
-    """The model's side speaks text, handed over as its UTF-8 bytes."""
-    if line.kind == "binary":
-        return line.message
-    data = line.data or ""
-    return data.encode() if line.link == "realtime" else data
 
 
 def _can_happen(cause: Line) -> bool:

@@ -12,12 +12,11 @@ from typing import Final, TypeVarTuple
 
 from gateway.errors import TapeError
 from gateway.realtime import Link, Listener
-from gateway.tape.passes import Change
+from gateway.tape.passes import Change, Sent
 
 # Steps of waiting tasks that one thing may set off; more is a task that never comes to rest.
 _MOST_STEPS: Final = 1000
 
-Sent = tuple[str, str | bytes]
 _Args = TypeVarTuple("_Args")
 _Callback = Callable[..., object]
 _Timer = tuple[float, int, asyncio.TimerHandle, _Callback, tuple[object, ...]]
@@ -61,6 +60,10 @@ class Clockwork(asyncio.SelectorEventLoop):
         timer = asyncio.TimerHandle(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, next(self._count), timer, callback, args))
         return timer
+
+    def may_ring(self, now: float) -> bool:
+        """Whether a timer is due by then, unless it was taken back."""
+        return bool(self._timers) and self._timers[0][0] <= now
 
     def next_timer(self) -> float | None:
         """When the first timer is due that was not taken back."""

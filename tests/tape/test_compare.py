@@ -1,9 +1,9 @@
 """Differences are found, and shown like a good diff."""
 
 from gateway.tape.compare import MOST_MATCHED, MOST_SHOWN, Exact, Shape, kind_of, shortened
+from gateway.tape.passes import Sent
 from gateway.tape.reading import Line
 from gateway.tape.replay import Played
-from gateway.tape.stage import Sent
 
 CAUSE = Line(1.0, "realtime", "in", "text", '{"type":"input_audio_buffer.speech_started"}')
 CLEAR: Sent = ("provider", '{"event":"clear"}')

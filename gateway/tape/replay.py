@@ -548,6 +548,8 @@ class _Replay:
         if self._recorder is None:
             self._compare_end()
         await self._leave()
+        if self._recorder is not None:
+            self._note_unanswered()
         self.result.digest = self._hash.hexdigest()
 
     def _without_lost(self, tail: Played) -> Played:
@@ -572,6 +574,11 @@ class _Replay:
             was, is_now = (", ".join(told) for told in (self._asides, self._stage.asides))
             self._note(f"dialled and closed otherwise: expected {was}; came {is_now}")
 
+    def _note_unanswered(self) -> None:
+        """A recording would expect a call to fail that nobody has ever let fail."""
+        for at in self._stage.unanswered:
+            self._note("the call dialled the model, and nobody on tape answers", at)
+
     async def _leave(self) -> None:
         """A call that the tape left in the middle is left there too."""
         if not self._task.done():
@@ -582,9 +589,9 @@ class _Replay:
         if not self._task.cancelled() and (error := self._task.exception()) is not None:
             self._note(f"the call broke: {type(error).__name__}: {error}")
 
-    def _note(self, problem: str) -> None:
+    def _note(self, problem: str, at: float | None = None) -> None:
         if len(self.result.problems) < MOST_PROBLEMS:
-            self.result.problems.append((self._loop.now, problem))
+            self.result.problems.append((self._loop.now if at is None else at, problem))
 
     async def _rest(self) -> None:
         await self._loop.rest()

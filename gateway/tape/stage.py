@@ -170,6 +170,8 @@ class Stage:
         self.clogged: set[str] = set()
         self.shut: set[str] = set()
         self._answer: asyncio.Future[Link] | None = None
+        # When the call dialled and waited longer than a live one ever does.
+        self.unanswered: list[float] = []
 
     def expect(self, changes: list[Change]) -> None:
         """In the pass that begins, links change like this."""
@@ -197,8 +199,14 @@ class Stage:
             ConnectError: as it was.
         """
         self.asides.append("realtime dialled")
-        self._answer = asyncio.get_running_loop().create_future()
-        return await self._answer
+        loop = asyncio.get_running_loop()
+        self._answer, asked_at = loop.create_future(), loop.time()
+        try:
+            return await self._answer
+        except asyncio.CancelledError:
+            if loop.time() > asked_at + timeout_s:
+                self.unanswered.append(asked_at)
+            raise
 
     @property
     def is_dialling(self) -> bool:

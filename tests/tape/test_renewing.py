@@ -3,12 +3,17 @@
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from gateway.cli import cli, main
+from gateway.events import DialRealtime, SessionCreated
+from gateway.session import Session
 from gateway.tape.judge import judge
 from gateway.voice import Voice
 
@@ -108,4 +113,46 @@ def test_a_call_that_breaks_is_not_renewed(calls: Path, monkeypatch: pytest.Monk
     assert result.exit_code == 2
     assert "to be recorded anew, not renewed: at " in result.stdout
     assert "the call broke: " in result.stdout
+    assert (calls / "interrupted.jsonl.gz").read_bytes() == before
+
+
+def _all_later(make: Callable[..., DialRealtime]) -> Callable[..., DialRealtime]:
+    return lambda delay_s, *args: make(delay_s + 0.5, *args)
+
+
+def _once_more(created: Callable[..., None]) -> Callable[..., None]:
+    """Whoever has a session asks for the next one three seconds later."""
+
+    def roll_over(session: Session, event: SessionCreated, now: float) -> None:
+        created(session, event, now)
+        session._rollover_by = session._desk.alarms["rollover"] = now + 3.0
+
+    return roll_over
+
+
+@pytest.mark.parametrize(
+    ("target", "change", "complaint"),
+    [
+        ("DialRealtime", _all_later, "the line to the model was opened, but the call did not dial"),
+        ("Session.created", _once_more, "the call dialled the model, and nobody on tape answers"),
+    ],
+)
+def test_a_call_that_dials_at_other_times_is_not_renewed(
+    calls: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    change: Callable[[Any], Any],
+    complaint: str,
+) -> None:
+    """What the model said to the old dials was not said to these: such a call never was."""
+    name = f"gateway.session.{target}"
+    monkeypatch.setattr("gateway.session.RENEWAL_PAUSE_S", 0.0)
+    monkeypatch.setattr(name, change(resolve_name(name)))
+    before = (calls / "interrupted.jsonl.gz").read_bytes()
+    result = run(calls, "--in-place")
+
+    assert result.exit_code == 2
+    assert "to be recorded anew, not renewed: at " in result.stdout
+    assert f" s: {complaint}\n" in result.stdout
+    assert result.stdout.endswith("0 renewed, 0 the same already, 1 not renewed\n")
     assert (calls / "interrupted.jsonl.gz").read_bytes() == before

@@ -179,3 +179,23 @@ def test_a_dial_waits_for_the_tapes_answer() -> None:
         assert stage.asides == ["realtime dialled", "realtime dialled", "realtime closed 1000"]
 
     on_stage(scene())
+
+
+@pytest.mark.parametrize(("waited_s", "unanswered"), [(0.9, []), (1.1, [5.0])])
+def test_a_dial_that_was_given_up_too_late_had_no_answer(
+    waited_s: float, unanswered: list[float]
+) -> None:
+    """A live one ends by itself when its time is over; one may be given up before."""
+
+    async def scene() -> None:
+        stage, loop = Stage(), clockwork()
+        loop.now = 5.0
+        dial = loop.create_task(stage.dial(timeout_s=1.0, with_fresh_token=False))
+        await loop.rest()
+        loop.now += waited_s
+        dial.cancel()
+        await loop.rest()
+        assert dial.cancelled()
+        assert stage.unanswered == unanswered
+
+    on_stage(scene())

@@ -13,6 +13,8 @@ from gateway.events import AddMessage
 TURNS_KEPT = 100
 # Items whose words are still coming in while they are played.
 ITEMS_KEPT = 50
+# Of one item or turn; an hour of speech is half of it.
+CHARS_KEPT = 100_000
 
 
 class Conversation:
@@ -50,10 +52,10 @@ class Conversation:
 
     def _say(self, role: Literal["user", "assistant"], text: str) -> None:
         if text.strip():
-            self._turns.append(AddMessage(role, text.strip()))
+            self._turns.append(AddMessage(role, text.strip()[:CHARS_KEPT]))
 
     def _put(self, item_id: str, text: str) -> None:
-        self._words[item_id] = text
+        self._words[item_id] = text[:CHARS_KEPT]
         while len(self._words) > ITEMS_KEPT:
             self._words.pop(next(iter(self._words)))
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.conversation import ITEMS_KEPT, TURNS_KEPT, Conversation, heard_words
+from gateway.conversation import CHARS_KEPT, ITEMS_KEPT, TURNS_KEPT, Conversation, heard_words
 from gateway.events import AddMessage
 
 
@@ -116,3 +116,14 @@ def test_an_item_without_sound_was_heard_whole() -> None:
 def test_heard_words_begin_the_text(text: str, received_ms: float, heard_ms: float) -> None:
     """Whatever the figures, the result is a beginning of what was said."""
     assert text.startswith(heard_words(text, received_ms, heard_ms))
+
+
+def test_words_without_end_are_kept_up_to_a_bound() -> None:
+    """Longer than any item or turn: what a mad peer says fills no memory."""
+    conversation = Conversation()
+    for _ in range(3):
+        conversation.agent_words("item", "word " * (CHARS_KEPT // 10))
+    conversation.caller_said("x" * (CHARS_KEPT + 1))
+
+    assert len(conversation.words("item")) == CHARS_KEPT
+    assert [len(message.text) for message in conversation.replay()] == [CHARS_KEPT]

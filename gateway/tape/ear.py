@@ -20,6 +20,10 @@ GAP_S: Final = 0.010
 # come: so few marks are no proof of a gap.
 EARLY_S: Final = 0.150
 FEW_MARKS: Final = 10
+# Of one tape; 100 ms each, these are fourteen hours of speech. What a forged tape holds beyond is
+# taken for sound that was sent with the piece before it, and clears beyond for none.
+MOST_PIECES: Final = 500_000
+MOST_PASSAGES: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class Ear:
 
     def __init__(self, bytes_per_ms: int) -> None:
         self._bytes_per_s = bytes_per_ms * 1000
-        self._sent = 0
+        self._sent = self._pieces = 0
         self.passages = [Passage(0)]
         self._waiting: dict[str, _Piece] = {}
         self._anchor = (0, 0.0)
@@ -83,10 +87,12 @@ class Ear:
         if self._position(t) >= self._sent:
             self._anchor = (self._sent, t)
         last = passage.pieces[-1] if passage.pieces else None
-        if last is not None and not last.name and last.sent_at == t:
+        is_full = self._pieces >= MOST_PIECES
+        if last is not None and (is_full or (not last.name and last.sent_at == t)):
             last.end += size_bytes
         else:
             passage.pieces.append(_Piece(self._sent, self._sent + size_bytes, t))
+            self._pieces += 1
         self._sent += size_bytes
         passage.end = self._sent
 
@@ -111,6 +117,8 @@ class Ear:
     def cleared(self, t: float) -> None:
         """A clear left: what the phone has not played by now is never heard."""
         passage = self.passages[-1]
+        if len(self.passages) >= MOST_PASSAGES:
+            return
         passage.cleared_at, passage.estimate = t, max(self._position(t), passage.start)
         self._waiting.clear()
         self._anchor = (self._sent, t)

@@ -60,6 +60,8 @@ MOST_RINGS: Final = 1_000_000
 _US: Final = 1e-6
 # More than a call of days has; what a forged tape holds beyond is not kept.
 MOST_FACTS: Final = 500_000
+# Words in them: an item's are told again as they grow.
+MOST_FACT_CHARS: Final = 32_000_000
 MOST_PROBLEMS: Final = 100
 MOST_ASIDES: Final = 10_000
 # The longest recording: eleven minutes.
@@ -277,7 +279,7 @@ class _Replay:
         self._tail: Played | None = None
         self._shut_late: set[str] = set()
         self._late: tuple[float, float] | None = None
-        self._calls = self._rings = 0
+        self._calls = self._rings = self._told_chars = 0
 
     async def play(self) -> None:
         """To the tape's end, or as far as it goes."""
@@ -331,8 +333,9 @@ class _Replay:
         return Bridge(stream, link, RealtimeProtocol(head.dialect), self._outside)
 
     def _observe(self, fact: Fact) -> None:
-        facts = self.result.facts
-        if len(facts) < MOST_FACTS:
+        facts, text = self.result.facts, getattr(fact, "text", "")
+        if len(facts) < MOST_FACTS and self._told_chars + len(text) <= MOST_FACT_CHARS:
+            self._told_chars += len(text)
             facts.append((self._loop.now, fact))
 
     # ------------------------------------------------------------------ steps

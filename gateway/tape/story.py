@@ -42,6 +42,8 @@ from gateway.tape.wire import Asked, Clear, Mark, Sound, Translator, to_provider
 
 # What a longer story keeps of each kind: hours of a call, and a bound for a tape gone mad.
 MOST: Final = 100_000
+# Characters of all words together; an hour of talk has 100,000.
+MOST_CHARS: Final = 32_000_000
 _TEXT_CHARS: Final = 20_000
 # The model speaks of sound it was given lately.
 _CLOCK_S: Final = 300.0
@@ -236,6 +238,7 @@ class _Teller:
         # Turn -> the first sound of its answer.
         self._answered: dict[int, tuple[Turn, str]] = {}
         self._sessions = 0
+        self._room_chars = MOST_CHARS
 
     # ------------------------------------------------------------------ lines
 
@@ -300,7 +303,13 @@ class _Teller:
 
     def _note(self, t: float, kind: str, text: str = "") -> None:
         if len(self._story.moments) < MOST:
-            self._story.moments.append(Moment(t, kind, text[:_TEXT_CHARS]))
+            self._story.moments.append(Moment(t, kind, self._kept(text)))
+
+    def _kept(self, text: str, before: str = "") -> str:
+        """Behind what there is already: as much as one entry, and all of them, have room for."""
+        kept = text[: max(0, min(_TEXT_CHARS - len(before), self._room_chars))]
+        self._room_chars -= len(kept)
+        return before + kept
 
     # ------------------------------------------------------------------ the provider
 
@@ -339,8 +348,9 @@ class _Teller:
         at = self._clock.moment(event.audio_start_ms, line.t)
         start_s = min(at + _number(self._detection, "prefix_padding_ms") / 1000, line.t)
         words = Words(event.item_id, max(0.0, start_s), line.t)
-        self._speaking = self._words[event.item_id] = words
-        self._add(self._story.caller, words)
+        self._speaking = words
+        if self._add(self._story.caller, words):
+            self._words[event.item_id] = words
 
     def _speech_stopped(self, event: SpeechStopped, line: Line) -> None:
         spoke_until_s = self._clock.moment(event.audio_end_ms, line.t) - self._silence_s
@@ -360,8 +370,8 @@ class _Teller:
 
     def _response_started(self, event: ResponseStarted, line: Line) -> None:
         answer = Answer(event.response_id, line.t, line.t)
-        self._answers[event.response_id] = answer
-        self._add(self._story.answers, answer)
+        if self._add(self._story.answers, answer):
+            self._answers[event.response_id] = answer
 
     def _response_done(self, event: ResponseDone, line: Line) -> None:
         answer = self._answers.get(event.response_id)
@@ -384,23 +394,24 @@ class _Teller:
     def _speech(self, item_id: str, response_id: str, t: float) -> Speech:
         speech = self._speeches.get(item_id)
         if speech is None:
-            speech = self._speeches[item_id] = Speech(item_id, response_id, t)
-            self._add(self._story.agent, speech)
+            speech = Speech(item_id, response_id, t)
+            if self._add(self._story.agent, speech):
+                self._speeches[item_id] = speech
         return speech
 
     def _words_came(self, event: AgentTranscriptDelta, line: Line) -> None:
         speech = self._speech(event.item_id, event.response_id, line.t)
-        speech.said = (speech.said + event.text)[:_TEXT_CHARS]
+        speech.said = self._kept(event.text, speech.said)
 
     def _text_came(self, event: AgentTranscribed, line: Line) -> None:
-        self._speech(event.item_id, event.response_id, line.t).said = event.text[:_TEXT_CHARS]
+        self._speech(event.item_id, event.response_id, line.t).said = self._kept(event.text)
 
     def _caller_transcribed(self, event: CallerTranscribed, line: Line) -> None:
         words = self._words.get(event.item_id)
         if words is None:
             words = Words(event.item_id, line.t, line.t)
             self._add(self._story.caller, words)
-        words.text = event.text.strip()[:_TEXT_CHARS]
+        words.text = self._kept(event.text.strip())
 
     def _tool_called(self, event: FunctionCalled, line: Line) -> None:
         self._note(line.t, "tool", f"{event.name}({event.arguments})")
@@ -409,9 +420,12 @@ class _Teller:
         if event.severity != "ignore":
             self._note(line.t, "error", f"{event.code}: {event.message}")
 
-    def _add(self, found: list[Any], entry: object) -> None:
-        if len(found) < MOST:
+    def _add(self, found: list[Any], entry: object) -> bool:
+        """Keep it, if there is room."""
+        has_room = len(found) < MOST
+        if has_room:
             found.append(entry)
+        return has_room
 
     # ------------------------------------------------------------------ the end
 

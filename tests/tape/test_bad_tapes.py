@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,69 @@ def test_pytest_says_what_is_wrong_with_each(bad: Path, tmp_path: Path) -> None:
         assert COMPLAINTS[name] in done.stdout
     assert "Traceback" not in done.stdout
     assert "4 failed" in done.stdout
+
+
+def _words(_: int) -> dict[str, object]:
+    """An answer whose words never end."""
+    kind = "response.output_audio_transcript.delta"
+    return {"type": kind, "response_id": "r", "item_id": "i", "delta": "hello" * 2000}
+
+
+def _item(number: int) -> dict[str, object]:
+    """An answer that says one word, and another, and another."""
+    return _words(0) | {"response_id": f"r{number}", "item_id": f"i{number}", "delta": "hello" * 20}
+
+
+def _nothing(_: int) -> dict[str, object]:
+    """A message that means nothing, and is long."""
+    return {"type": "input_audio_buffer.committed", "previous_item_id": "i" * 60_000}
+
+
+HUGE: dict[str, tuple[Callable[[int], dict[str, object]], int]] = {
+    "long words": (_words, 2000),
+    "many items": (_item, 5000),
+    "nothing": (_nothing, 2000),
+}
+# What a process of its own says last: how much memory it had at most (kB).
+_RUN = """
+import pathlib, re, sys
+from gateway.cli import main
+try:
+    main()
+finally:
+    told = pathlib.Path("/proc/self/status").read_text()
+    print(re.search(r"VmHWM:\\s+(\\d+)", told)[1])
+"""
+
+
+@pytest.fixture(scope="module", params=HUGE)
+def huge(
+    call_on_tape: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
+    """A packed tape: a real call, into which the model says much too much; each line is valid."""
+    make, count = HUGE[request.param]
+    lines = call_on_tape.read_bytes().splitlines(keepends=True)
+    middle = len(lines) // 2
+    frame = {"t": json.loads(lines[middle - 1])["t"], "link": "realtime", "dir": "in"}
+    path = tmp_path_factory.mktemp("huge") / "huge.jsonl.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.writelines(lines[:middle])
+        for number in range(count):
+            data = {"kind": "text", "data": json.dumps(make(number))}
+            file.write(json.dumps(frame | data).encode() + b"\n")
+        file.writelines(lines[middle:])
+    return path
+
+
+@pytest.mark.parametrize("command", ["replay", "show"])
+def test_no_tape_of_valid_lines_fills_the_memory(huge: Path, command: str) -> None:
+    """However much is said on it: of what is kept there is a bound, and the call goes on."""
+    args = [word.format(tape=huge, out="") for word in COMMANDS[command]]
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, *args], capture_output=True, text=True, check=False
+    )
+    *told, most_kb = done.stdout.splitlines()
+
+    assert done.returncode == 0, done.stderr
+    assert told
+    assert int(most_kb) < 300_000

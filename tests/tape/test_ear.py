@@ -162,3 +162,19 @@ def test_a_mark_nobody_sent_proves_nothing() -> None:
     ear.settle({}, 60.0)
 
     assert ear.stretches == []
+
+
+def test_a_forged_tape_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sound beyond the bound is still counted, with the piece before it; a clear beyond is none."""
+    monkeypatch.setattr("gateway.tape.ear.MOST_PIECES", 3)
+    monkeypatch.setattr("gateway.tape.ear.MOST_PASSAGES", 2)
+    ear = Ear(RATE)
+    for number in range(10):
+        ear.sound_sent(800, number * 0.1)
+        ear.mark_sent(f"m{number}")
+    for _ in range(5):
+        ear.cleared(1.0)
+
+    assert ear.sent_bytes == 8000
+    assert [len(passage.pieces) for passage in ear.passages] == [3, 0]
+    assert ear.passages[0].pieces[-1].end == 8000

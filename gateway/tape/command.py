@@ -23,11 +23,18 @@ class Wishes:
 
 @dataclass(slots=True)
 class Tally:
-    """How it went, tape by tape."""
+    """How it went, tape by tape. ``carried_s``: of calls, every replay of them; ``took_s``: CPU."""
 
     same: int = 0
     different: int = 0
     unreadable: int = 0
+    carried_s: float = 0.0
+    took_s: float = 0.0
+
+    @property
+    def speed(self) -> float:
+        """How many times faster than the calls were."""
+        return self.carried_s / max(self.took_s, 1e-9)
 
 
 def replay_tapes(terminal: Terminal, paths: list[Path], wishes: Wishes) -> Tally:
@@ -40,7 +47,7 @@ def replay_tapes(terminal: Terminal, paths: list[Path], wishes: Wishes) -> Tally
     results: list[dict[str, object]] = []
     for path in tapes_at(paths):
         try:
-            verdict = _judged(path, wishes)
+            verdict = _judged(path, wishes, tally)
         except TapeError as error:
             tally.unreadable += 1
             terminal.say(f"unreadable  {error}")
@@ -51,12 +58,12 @@ def replay_tapes(terminal: Terminal, paths: list[Path], wishes: Wishes) -> Tally
         print_verdict(terminal, verdict)
         results.append(plain_verdict(verdict))
     terminal.say(_sum(tally))
-    terminal.result({"tapes": results})
+    terminal.result({"tapes": results, "speed": round(tally.speed, 1)})
     return tally
 
 
-def _judged(path: Path, wishes: Wishes) -> Verdict:
-    """The first verdict that found something, else the last."""
+def _judged(path: Path, wishes: Wishes, tally: Tally) -> Verdict:
+    """The first verdict that found something, else the last; each is a part of the sum's time."""
     digests: set[str] = set()
     for _ in range(wishes.times):
         verdict = judge(
@@ -66,6 +73,8 @@ def _judged(path: Path, wishes: Wishes) -> Verdict:
             wait_until=_pace(wishes.speed),
         )
         digests.add(verdict.replayed.digest)
+        tally.carried_s += verdict.replayed.duration_s
+        tally.took_s += verdict.took_s
         if not verdict.is_same:
             return verdict
     if len(digests) > 1:
@@ -120,4 +129,6 @@ def _sum(tally: Tally) -> str:
     parts = [f"{tally.same} the same", f"{tally.different} different"]
     if tally.unreadable:
         parts.append(f"{tally.unreadable} unreadable")
+    if tally.carried_s:
+        parts.append(f"{tally.carried_s:.0f} s of calls at {tally.speed:.0f} times real time")
     return ", ".join(parts)

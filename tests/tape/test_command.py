@@ -1,6 +1,7 @@
 """`gateway replay` says what it found, in words, in JSON and in its exit code."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,11 @@ def test_a_call_that_does_the_same_exits_with_0(call_on_tape: Path) -> None:
 
     assert result.exit_code == 0
     assert result.stdout.startswith(f"same        {call_on_tape}")
-    assert result.stdout.endswith("1 the same, 0 different\n")
+    (verdict,) = json.loads(run(call_on_tape, "--json").stdout)["tapes"]
+    (counted_s,) = re.findall(
+        r"\n1 the same, 0 different, (\d+) s of calls at \d+ times real time\n$", result.stdout
+    )
+    assert int(counted_s) == round(2 * verdict["duration_s"])
 
 
 def test_a_difference_exits_with_1_and_is_shown(
@@ -50,7 +55,7 @@ def test_a_bad_tape_exits_with_2_and_costs_the_others_nothing(
 
     assert result.exit_code == 2
     assert f"unreadable  {bad}: this is no tape\n" in result.stdout
-    assert result.stdout.endswith("1 the same, 0 different, 2 unreadable\n")
+    assert "\n1 the same, 0 different, 2 unreadable, " in result.stdout
 
 
 def test_the_recorded_speed_gives_the_same_digest(call_on_tape: Path) -> None:

@@ -21,8 +21,24 @@ DASHED, KEY, OURS = "4111-1111-2222-3456", "sk-proj-abcDEF4567890123", "a-passwo
 PLANTED = f"card {CARD}, {DASHED}, call {PHONE} or {NATIONAL}, key {KEY}, Bearer {KEY}x, {OURS}"
 # What a tape must not hold, in whatever way it is cut or escaped.
 DIGITS = re.compile(r"2222|3456|555|9876|4567|sk-proj|of-ours")
-# Ids are drawn by the simulators, now and then with such digits in them.
-DRAWN = re.compile(r'"\w*([iI]d|Sid)\\?": ?\\?"[\w.-]+')
+# Drawn by the service, the phones and the gateway, or read off a clock: now and then with such
+# digits in them. Each by its own name and shape, so that nothing else passes for one.
+_SERVICE_ID = r'"(event|item|resp|conv|sess)_\w{21}\\?"'
+_SHAPES = {
+    "call_id": r'"[0-9a-f]{8}-\d+\\?"',
+    "callSid": r'"CA[0-9a-f]{32}\\?"',
+    "streamSid": r'"MZ[0-9a-f]{32}\\?"',
+    "channel_id": r'"\d{1,10}\.\d{1,3}\\?"',
+    "id": _SERVICE_ID,
+    "event_id": _SERVICE_ID,
+    "item_id": _SERVICE_ID,
+    "previous_item_id": _SERVICE_ID,
+    "response_id": _SERVICE_ID,
+    "conversation_id": _SERVICE_ID,
+    "expires_at": r"\d{10}\b",
+    "audio_end_ms": r"\d{1,4}\b",
+}
+DRAWN = re.compile("|".join(rf'(?<=")({name})\\?": ?\\?{shape}' for name, shape in _SHAPES.items()))
 CLOCK = {"t", "started_at", "unix_offset_s"}
 SOUND = re.compile(r'"(media|input_audio_buffer.append|response\.(output_)?audio\.delta)"')
 # Members that name things: a message without them would be another one.
@@ -89,6 +105,15 @@ def test_no_recorded_message_keeps_what_was_planted_in_it(ascii_only: bool) -> N
         assert masked(hidden, link) == hidden
 
 
+@pytest.mark.parametrize("name", [*_SHAPES, "callerId", "user_id", "accountSid", "session_id"])
+def test_no_name_lets_a_leak_pass(name: str) -> None:
+    """What is left out as drawn is only what is: also in a message that a line holds as text."""
+    for leak in (PLANTED, CARD, NATIONAL.replace("/", ""), f"item_{CARD}", 4111111122223456):
+        line = json.dumps({name: leak})
+        assert DIGITS.search(DRAWN.sub("", line))
+        assert DIGITS.search(DRAWN.sub("", json.dumps({"data": line})))
+
+
 def test_a_number_in_pieces_is_found_in_none_of_them() -> None:
     """The model says a card number digit by digit, and writes it into a tool's arguments."""
     for kind in (
@@ -105,7 +130,15 @@ def test_a_number_in_pieces_is_found_in_none_of_them() -> None:
 PLAN = CallPlan(
     from_number="+4917055598765",
     to_number="+4917055598766",
-    parameters={"from": "+4917055598765", "card": PLANTED, "token": KEY, "5559876543": DASHED},
+    parameters={
+        "from": "+4917055598765",
+        "card": PLANTED,
+        "token": KEY,
+        "5559876543": DASHED,
+        "callerId": "+4917055598765",
+        "user_id": CARD,
+        "accountSid": NATIONAL,
+    },
     dtmf=((0.8, "9"), (0.9, "8"), (1.0, "7"), (1.1, "#")),
     says=(Utterance(SPEECH[:HZ], HZ, When("call_start", 0.2)),),
     hang_up_after_s=3.0,

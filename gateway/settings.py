@@ -75,6 +75,8 @@ _TOKEN_OF: Mapping[Role, str] = {
     "listener": "console_listen_token",
 }
 _PROXIES_ACCEPTED = "addresses, or networks such as 10.1.0.0/16, separated by commas"
+# What stands in front of an IPv4 address that is written as one of IPv6.
+_MAPPED_BITS = 96
 _MAX_TWILIO_TOKENS = 2
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_AGENTS = 50
@@ -1051,7 +1053,15 @@ def _split(secret: SecretStr) -> tuple[str, ...]:
 
 def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     parts = filter(None, (part.strip() for part in text.split(",")))
-    return tuple(map(ipaddress.ip_network, parts))
+    return tuple(_unmapped(ipaddress.ip_network(part)) for part in parts)
+
+
+def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """``::ffff:10.1.0.0/112`` is 10.1.0.0/16: who asks is looked up by the older address."""
+    address = getattr(network.network_address, "ipv4_mapped", None)
+    if address is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return IPv4Network((address, network.prefixlen - _MAPPED_BITS))
 
 
 def _spellings(secret: SecretStr) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from gateway.settings import (
     roles_table,
     settings_table,
 )
+from gateway.web.proxies import source_of
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "gateway.example.toml"
 OPENAI = {"OPENAI_API_KEY": "sk-canary-openai"}
@@ -226,6 +227,8 @@ def test_each_token_of_the_pages_has_its_role() -> None:
         ("127.0.0.1; 10.0.0.1", "accepted: addresses, or networks"),
         ("0.0.0.0/0", "trusts everybody"),
         ("10.0.0.1, ::/0", "trusts everybody"),
+        ("::ffff:0.0.0.0/96", "trusts everybody"),
+        ("::ffff:10.0.0.1/104", "accepted: addresses, or networks"),
     ],
 )
 def test_proxies_that_cannot_be_trusted(text: str, words: str) -> None:
@@ -240,6 +243,16 @@ def test_proxies_are_addresses_and_networks() -> None:
     assert load_settings(OPENAI).trusted_networks == ()
     networks = load_settings(OPENAI | some).trusted_networks
     assert list(map(str, networks)) == ["127.0.0.1/32", "10.1.0.0/16", "fd00::/8"]
+
+
+def test_a_proxy_may_be_written_as_a_listener_for_both_kinds_sees_it() -> None:
+    """An IPv4 address within an IPv6 one is that address, and so are networks of them."""
+    written = "::ffff:10.0.0.1, ::ffff:10.1.0.0/112, ::ffff:c000:201,::/90"
+    networks = load_settings(OPENAI | {"GATEWAY_TRUSTED_PROXIES": written}).trusted_networks
+    told = list(map(str, networks))
+    assert told == ["10.0.0.1/32", "10.1.0.0/16", "192.0.2.1/32", "::/90"]
+    for peer in ("10.0.0.1", "::ffff:10.0.0.1", "192.0.2.1"):
+        assert source_of(peer, ["203.0.113.9"], networks) == "203.0.113.9"
 
 
 @pytest.mark.parametrize("url", ["calls.db", "mysql://host/db", "postgresql://[bad/db"])

@@ -52,15 +52,18 @@ class Directory:
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     def tell(self, worker: int | None, rows: Iterable[msgspec.Raw]) -> None:
-        """Take note of rows of a worker; None for a call whose worker is gone."""
-        for row in rows:
-            self._note(worker, row)
+        """Take note of rows of a worker; None for a call whose worker is gone.
+
+        Raises:
+            DecodeError: one of them is no row; none is taken then.
+        """
+        for key, row in [(_key(row), row) for row in rows]:
+            self._note(worker, key, row)
         while len(self._ended) > MAX_ENDED:
             call_id, _ = self._ended.popitem(last=False)
             del self._calls[call_id]
 
-    def _note(self, worker: int | None, row: msgspec.Raw) -> None:
-        key = _key(row)
+    def _note(self, worker: int | None, key: _Key, row: msgspec.Raw) -> None:
         self.version += 1
         is_over = key.ended_at is not None
         self._calls[key.call_id] = Entry(

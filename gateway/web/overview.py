@@ -132,12 +132,12 @@ class Overview:
         async with worker.lock:
             try:
                 news = _news(await worker.relay.rows(worker.seen))
+                # It may have died meanwhile.
+                if self._workers.get(worker.number) is worker:
+                    self.directory.tell(worker.number, news.calls)
             except (WorkerSilent, msgspec.DecodeError) as error:
                 self._note_silence(worker, str(error))
                 return
-            # It may have died meanwhile.
-            if self._workers.get(worker.number) is worker:
-                self.directory.tell(worker.number, news.calls)
             worker.seen, worker.is_silent = news.version, False
 
     def _note_silence(self, worker: _Worker, why: str) -> None:

@@ -101,19 +101,20 @@ class Relay:
 
     async def stream(self, request: web.Request, view: View) -> web.StreamResponse:
         """Pass a stream of server-sent events on, as long as the right to it lasts."""
-        async with self._stream(request) as reply:
-            if reply.status != web.HTTPOk.status_code:
-                return await _copied(reply)
-            is_over = request[RIGHT].is_over
-            return await view(request, lambda page: _pass_on(reply.content, page, is_over))
+        try:
+            async with self._stream(request) as reply:
+                if reply.status != web.HTTPOk.status_code:
+                    async with _answering(ANSWER_S):
+                        return await _copied(reply)
+                is_over = request[RIGHT].is_over
+                return await view(request, lambda page: _pass_on(reply.content, page, is_over))
+        except WorkerSilent:
+            raise web.HTTPGatewayTimeout(text=NO_ANSWER) from None
 
     @asynccontextmanager
     async def _stream(self, request: web.Request) -> AsyncIterator[aiohttp.ClientResponse]:
-        try:
-            async with _answering(ANSWER_S):
-                reply = await self._asked(request)
-        except WorkerSilent:
-            raise web.HTTPGatewayTimeout(text=NO_ANSWER) from None
+        async with _answering(ANSWER_S):
+            reply = await self._asked(request)
         try:
             yield reply
         finally:

@@ -45,6 +45,14 @@ def test_who_has_a_call() -> None:
     assert directory.worker_of("a") is None
 
 
+def test_one_row_that_cannot_be_read_and_none_is_taken() -> None:
+    """Whoever told them tells them all again."""
+    directory = Directory()
+    with pytest.raises(msgspec.DecodeError):
+        directory.tell(1, [_row("a"), msgspec.Raw(b'{"call_id":5}')])
+    assert (directory.version, directory.worker_of("a")) == (0, None)
+
+
 def test_rows_are_told_as_they_came_and_once() -> None:
     """Whoever has seen a number is told what came after it: each call's last row."""
     directory = Directory()

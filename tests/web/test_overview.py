@@ -677,12 +677,15 @@ async def test_a_worker_that_comes_too_late_is_not_asked(tmp_path: Path) -> None
         assert staff.overview.relay_of(2) is None
 
 
-async def test_news_that_are_none_are_silence(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "news", [b"[", b'{"version":9,"calls":[{"call_id":"c-2","ended_at":1},{"call_id":5}]}']
+)
+async def test_news_that_are_none_are_silence(tmp_path: Path, news: bytes) -> None:
     """A worker that says what nobody understands is followed on, and the page is told."""
     async with _staff(tmp_path) as staff:
         staff.of_worker.observe("c-1", BEGAN)
         assert "c-1" in await _listed(staff)
-        staff.broken_news.append(b"[")
+        staff.broken_news.append(news)
         await _listed(staff)
         async with staff.client.get("/console/calls") as reply:
             told = await reply.json()

@@ -125,6 +125,25 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for(
             await between.relay.rows(0)
 
 
+async def test_a_worker_that_breaks_off_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a refusal that was asked for as a stream."""
+    monkeypatch.setattr(module, "ANSWER_S", 0.1)
+
+    async def half(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=404, headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b"no such")
+        await asyncio.sleep(30)
+        return response
+
+    async with _between(tmp_path, half) as between:
+        for path in ("/plain", "/stream"):
+            async with asyncio.timeout(5), between.client.get(path) as reply:
+                assert (reply.status, await reply.text()) == (504, module.NO_ANSWER)
+
+
 async def test_a_worker_that_is_broken(tmp_path: Path) -> None:
     """Its complaint is no list of calls."""
 

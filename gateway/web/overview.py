@@ -218,9 +218,9 @@ class Overview:
         async def handle(request: web.Request) -> web.StreamResponse:
             call_id = call_id_of(request)
             worker = await self._worker_of(call_id)
+            if worker is None and route.method == hdrs.METH_DELETE:
+                return await self._erase_everywhere(request, route)
             if worker is None:
-                if route.method == hdrs.METH_DELETE:
-                    self.directory.forget(call_id)
                 return await route.handler(request)
             if worker.is_silent:
                 raise web.HTTPGatewayTimeout(text=NO_ANSWER)
@@ -263,3 +263,19 @@ class Overview:
             if answer.status == web.HTTPNoContent.status_code:
                 self.directory.forget(call_id_of(request))
         return answer
+
+    async def _erase_everywhere(self, request: web.Request, route: Route) -> web.StreamResponse:
+        """A call that nobody is known to have: workers keep more than the list does."""
+        self.directory.forget(call_id_of(request))
+        erasing = [self._erase(request, worker) for worker in self._workers.values()]
+        told = await asyncio.gather(*erasing, route.handler(request), return_exceptions=True)
+        gravest = max(told, key=_gravity)
+        if isinstance(gravest, BaseException):
+            raise gravest
+        return gravest
+
+
+def _gravity(answer: web.StreamResponse | BaseException) -> int:
+    """Where one had nothing to erase another did; what somebody could not do is to be known."""
+    nothing, done = web.HTTPNotFound.status_code, web.HTTPNoContent.status_code
+    return {nothing: 0, done: 1}.get(getattr(answer, "status", 0), 2)

@@ -664,6 +664,30 @@ async def test_what_is_erased_does_not_come_back(tmp_path: Path) -> None:
         assert "c-1" not in await _listed(staff)
 
 
+async def test_a_call_that_the_list_has_forgotten_is_erased_where_it_is(tmp_path: Path) -> None:
+    """A worker keeps more calls than the list may: all are asked, also for nothing."""
+    async with _staff(tmp_path) as staff:
+        staff.of_worker.observe("c-1", BEGAN)
+        staff.of_worker.observe("c-1", ENDED)
+        assert "c-1" in await _listed(staff)
+        staff.overview.directory.forget("c-1")
+        assert await _erase(staff, "c-1") == 204
+        assert staff.of_worker.roster.get("c-1") is None
+        assert await _erase(staff, "c-1") == 404
+
+
+async def test_erasing_is_not_done_while_somebody_may_still_have_it(tmp_path: Path) -> None:
+    """Who does not answer cannot say that nothing is left; what others have is erased."""
+    async with _staff(tmp_path) as staff:
+        staff.own.observe("c-1", BEGAN)
+        staff.own.observe("c-1", ENDED)
+        staff.overview.opened(2, str(tmp_path / "nobody"))
+        assert await _erase(staff, "c-1") == 504
+        assert staff.own.roster.get("c-1") is None
+        staff.overview.gone(2, lambda *_: False)
+        assert await _erase(staff, "c-1") == 404
+
+
 async def _erase(staff: _Staff, call_id: str) -> int:
     async with staff.client.delete(f"/console/calls/{call_id}", headers={}) as reply:
         return reply.status

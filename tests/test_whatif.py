@@ -18,6 +18,7 @@ from gateway.whatif import Figures, Trial, changed, compared, figures_of, plan_o
 from tests.running import settings_for
 from tests.tape.conftest import call_on_tape  # noqa: F401  # a fixture
 
+FRAME_MS = 20
 FIGURES = Figures("success, caller_hangup", 2, (900.0, 700.0), 1, 3.0, 1.5, "", "hi", Usage(), 0.0)
 
 
@@ -87,6 +88,19 @@ def test_a_tape_without_a_caller_cannot_be_placed(tmp_path: Path) -> None:
         plan_of(foreign, Trial())
 
 
+def _turns_ms(path: Path) -> list[float]:
+    """Each turn of the caller, as long as the model says it was by the sound it was sent."""
+    with Tape(path) as tape:
+        told = [
+            json.loads(line.data)
+            for line in tape
+            if (line.link, line.dir) == ("realtime", "in") and line.data
+        ]
+    starts = [each["audio_start_ms"] for each in told if each["type"].endswith("speech_started")]
+    ends = [each["audio_end_ms"] for each in told if each["type"].endswith("speech_stopped")]
+    return [end - start for start, end in zip(starts, ends, strict=True)]
+
+
 async def test_another_agent_is_tried_on_a_taped_call(
     call_on_tape: Path,  # noqa: F811  # the fixture
     simulator: Simulator,
@@ -103,13 +117,15 @@ async def test_another_agent_is_tried_on_a_taped_call(
     (tape,) = tapes_at([tmp_path])
     printed = capsys.readouterr().out
 
-    assert now.turns >= 2
-    # Both calls took real time, and a machine that stands still makes a turn longer: the turn that
-    # was disturbed least is sooner by what the caller's silence is shorter, 500 ms and now 250.
-    gained_ms = [
-        was - is_now for was, is_now in zip(then.latencies_ms, now.latencies_ms, strict=False)
+    assert then.turns == now.turns == len(then.latencies_ms) == len(now.latencies_ms) == 2
+    # By the model's own clock, which is the caller's sound: each turn is over a silence of 250 ms
+    # instead of 500 after the same words, to the frame, however late anything was.
+    earlier_ms = [
+        was - is_now for was, is_now in zip(_turns_ms(call_on_tape), _turns_ms(tape), strict=True)
     ]
-    assert min(abs(gained - 250) for gained in gained_ms) < 50
+    assert [abs(ms - 250) <= FRAME_MS for ms in earlier_ms] == [True, True]
+    # By the clock of the wall a machine that stands still only ever makes a turn longer.
+    assert abs(min(then.latencies_ms) - min(now.latencies_ms) - 250) < 100
     assert now.usage.input_audio > 0
     assert figures_of(tape, read_prices()) == now
     assert now.cost_usd > 0

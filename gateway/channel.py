@@ -73,6 +73,13 @@ class Channel:
         while self._queue:
             _close(self._queue.popleft()[1])
 
+    def finish(self) -> None:
+        """Hear what the other side still said before it died, and be gone."""
+        for _ in range(MAX_QUEUED):
+            if not self._read_one():
+                break
+        self.close()
+
     def _lose(self) -> None:
         if self._is_open:
             self.close()
@@ -80,18 +87,24 @@ class Channel:
 
     def _read(self) -> None:
         for _ in range(_BURST):
-            try:
-                message, handed = _receive(self._end)
-            except BlockingIOError:
+            if not self._read_one():
                 return
-            except OSError:
-                message, handed = b"", None
-            if not message:
-                self._lose()
-                return
+
+    def _read_one(self) -> bool:
+        """Take one message; false where there is none, or will be none any more."""
+        if not self._is_open:
+            return False
+        try:
+            message, handed = _receive(self._end)
+        except BlockingIOError:
+            return False
+        except OSError:
+            message, handed = b"", None
+        if message:
             self._received(message, handed)
-            if not self._is_open:
-                return
+        else:
+            self._lose()
+        return self._is_open
 
     def _write(self) -> None:
         while self._queue:

@@ -282,8 +282,9 @@ class Crew:
 
     def _bury(self, worker: _Worker) -> int:
         """Free what the dead worker held; returns how many calls it took with it."""
-        worker.channel.close()
         del self._workers[worker.pid]
+        # The ends of its last calls may lie there yet.
+        worker.channel.finish()
         if self.overview is not None:
             self.overview.gone(worker.pid, partial(self._desk.has, worker.pid))
         calls = self._desk.forget(worker.pid)

@@ -82,6 +82,24 @@ async def test_each_side_is_told_once_that_the_other_is_gone() -> None:
     assert (one.losses, other.losses) == (0, 1)
 
 
+async def test_what_a_dead_side_still_said_is_heard_before_the_end() -> None:
+    """All of it in one go, more than is read in a turn; and no word more of one that lives."""
+    one, other = _two_sides()
+    sent = [b"%d" % number for number in range(150)]
+    for message in sent:
+        one.channel.send(message)
+    one.channel.close()
+    other.channel.finish()
+    other.channel.finish()
+    assert (other.messages, other.losses) == (sent, 1)
+
+    alive, ended = _two_sides()
+    alive.channel.send(b"still here")
+    ended.channel.finish()
+    assert (ended.messages, ended.losses) == ([b"still here"], 0)
+    assert await happens(lambda: alive.losses == 1)
+
+
 async def test_who_does_not_read_is_given_up() -> None:
     """The queue has an end; a socket that was to be handed over is not left open."""
     reader, writer = channel_pair()

@@ -19,7 +19,9 @@ from structlog.testing import capture_logs
 from twilio.request_validator import RequestValidator
 
 from gateway import workers
+from gateway.channel import channel_pair
 from gateway.errors import AudioFileError
+from gateway.frontdesk import Begin, Ended, FromWorker, Opened, encode
 from gateway.settings import load_settings
 from gateway.simulator.server import Simulator
 from gateway.tally import FOLDER_VARIABLE
@@ -124,6 +126,29 @@ def _exists(folder: str) -> bool:
 
 
 # ------------------------------------------------------------- one that dies
+
+
+async def test_calls_whose_end_a_dead_worker_had_told_are_not_lost(simulator: Simulator) -> None:
+    """However much of what it said still lay unread when it died, only what went on is lost."""
+    crew = Crew(settings_for(simulator, GATEWAY_WORKERS="2"), 0)
+    ours, theirs = channel_pair()
+    dead = await asyncio.create_subprocess_exec("true")
+    worker = crew._enter(dead, ours)
+    await dead.wait()
+    keys = [f"call {number}" for number in range(40)]
+    said: list[FromWorker] = [
+        Opened(),
+        *(Begin(n, key, b"", 0.0, 0.0, has_left=False) for n, key in enumerate(keys)),
+    ]
+    said += [Ended(key) for key in keys[1:]]
+    with theirs:
+        for each in said:
+            theirs.send(encode(each))
+    try:
+        assert crew._bury(worker) == 1
+        assert (crew.calls, list(crew._pids())) == (0, [])
+    finally:
+        await crew.stop()
 
 
 async def test_a_dead_worker_takes_its_own_calls_only_and_is_replaced(

@@ -164,7 +164,8 @@ ROOMS = {
         (_IO - {"os"}) | _DICE,
     ),
     "tape.renewing": _room(
-        "errors tape.command tape.judge tape.renew terminal", _IO | _CLOCK | _DICE | _WIRE
+        "errors tape.command tape.judge tape.renew tape.shelf terminal",
+        _IO | _CLOCK | _DICE | _WIRE,
     ),
     "tape.shrinking": _room(
         "errors tape.judge tape.renew tape.shrink terminal",

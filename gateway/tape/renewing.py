@@ -11,6 +11,7 @@ from gateway.errors import TapeError
 from gateway.tape.command import plain_verdict, print_verdict
 from gateway.tape.judge import Verdict, judge, tapes_at
 from gateway.tape.renew import put, renew
+from gateway.tape.shelf import is_held
 from gateway.terminal import Terminal
 
 
@@ -75,6 +76,10 @@ def _target(path: Path, folder: Path | None) -> Path:
     Raises:
         TapeError: something is there that must not be written over.
     """
+    if folder is None and is_held(path):
+        raise TapeError(
+            f"{path}: a gateway is still writing or packing it; --out leaves it as it is"
+        )
     target = (folder / path.name if folder else path).resolve()
     if folder and target.exists():
         raise TapeError(f"{path}: {target} is there already; --in-place writes over old tapes")

@@ -118,7 +118,7 @@ class Shelf:
             if tape.path.suffix == ".jsonl":
                 self.add(tape.path)
         orphans = [
-            tape.path for tape in kept if tape.path.suffix == ".part" and not _is_held(tape.path)
+            tape.path for tape in kept if tape.path.suffix == ".part" and not is_held(tape.path)
         ]
         if orphans:
             self._on_trouble("tapes_left_behind", f"{len(orphans)} parts of calls that crashed")
@@ -177,7 +177,7 @@ class Shelf:
 
     def _remove(self, tape: _Kept, why: RemovedFor) -> bool:
         """Whether it is gone; somebody else may have been faster, or still be at it."""
-        if _is_held(tape.path):
+        if is_held(tape.path):
             return False
         try:
             tape.path.unlink()
@@ -229,7 +229,7 @@ def _held(path: Path) -> Iterator[int | None]:
         os.close(file)
 
 
-def _is_held(path: Path) -> bool:
+def is_held(path: Path) -> bool:
     """Whether somebody writes or compresses this tape now."""
     if path.suffix == ".gz":
         return False

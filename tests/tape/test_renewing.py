@@ -1,5 +1,6 @@
 """`gateway tape renew` shows what it accepts, and writes over nothing it was not told to."""
 
+import fcntl
 import gzip
 import json
 import shutil
@@ -156,3 +157,21 @@ def test_a_call_that_dials_at_other_times_is_not_renewed(
     assert f" s: {complaint}\n" in result.stdout
     assert result.stdout.endswith("0 renewed, 0 the same already, 1 not renewed\n")
     assert (calls / "interrupted.jsonl.gz").read_bytes() == before
+
+
+@pytest.mark.usefixtures("changed")
+def test_a_tape_that_is_being_written_is_not_replaced_under_the_writer(calls: Path) -> None:
+    """A call that goes on holds the lock of its part; when it is over, the part can be renewed."""
+    part = calls / "20260102T030405.678901Z-ab-1.jsonl.part"
+    part.write_bytes(gzip.decompress((calls / "interrupted.jsonl.gz").read_bytes()))
+    before = part.stat()
+    with part.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = run(part, "--in-place")
+        aside = run(part, "--out", calls / "new")
+    after = part.stat()
+
+    assert (result.exit_code, aside.exit_code) == (2, 0)
+    assert f"not renewed  {part}: a gateway is still writing or packing it" in result.stdout
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert run(part, "--in-place").exit_code == 0

@@ -5,9 +5,10 @@ has to repeat the first word. What was lost before us becomes silence: the model
 amount of audio it was sent, and must not fall behind the caller's.
 
 What was sent and may have to be said again is kept as it came where that is a byte a sample: 20 ms
-are 160 bytes then, and 960 as the model has them. Each frame is kept with the one before it, which
-is longer than the converter's filter: so converting it again gives the same bytes, wherever the
-words begin.
+are 160 bytes then, and 960 as the model has them. Each frame is kept with the one before it. That
+is longer than the converter's filter (44 samples, 5.5 ms at 8 kHz) where a frame is 20 ms, as all
+providers send them: so converting it again gives the same bytes, wherever the words begin. After
+frames of 5 ms or less the first samples would differ, by what the filter no longer knows.
 """
 
 from collections import deque

@@ -102,6 +102,12 @@ class Traces:
         trace = self._calls.get(call_id)
         return trace.trace_id if trace is not None else ""
 
+    def forget(self, call_id: str) -> None:
+        """The call is gone; one whose end nobody told was broken off."""
+        trace = self._calls.pop(call_id, None)
+        if trace is not None:
+            trace.break_off(self._clock())
+
     def close(self) -> None:
         """Export what is left; blocks for the time a collector is given, no longer."""
         for trace in self._calls.values():
@@ -137,7 +143,7 @@ class _CallTrace:
             step(self, fact, now)
 
     def break_off(self, now: int) -> None:
-        """The process goes before the call ends."""
+        """The process goes before the call ends, or the call breaks."""
         self._end_turn(now)
         self._fail(self._call, "broken off")
         self._call.end(now)

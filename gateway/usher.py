@@ -436,6 +436,8 @@ class _Watch:
     def close(self) -> None:
         """The call is gone, whatever facts came."""
         self._metrics.close()
+        if self._gateway.traces is not None:
+            self._gateway.traces.forget(self.call_id)
         self._free_place()
 
     def _free_place(self) -> None:

@@ -40,6 +40,7 @@ from gateway.shipped import shipped_sound
 from gateway.simulator.caller import place_call
 from gateway.simulator.callplan import CallPlan, Utterance, When
 from gateway.simulator.server import Simulator
+from gateway.tape import record
 from gateway.tape.judge import judge
 from gateway.tape.reading import Tape
 from gateway.tape.report import report_html
@@ -181,6 +182,30 @@ async def test_logs_spans_metrics_and_tape_of_a_call_are_joined(
     _look_into_tape(tmp_path, call_id, trace_id)
     assert text.endswith("# EOF\n")
     assert "trace_id" not in without
+
+
+async def test_a_call_that_breaks_leaves_no_trace_open(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Told of before its tape begins, and nobody tells its end: it was broken off."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(record.Tape, "begin", fail)
+    async with collecting(monkeypatch) as collector:
+        taped = settings_for(simulator, GATEWAY_TAPE_DIR=str(tmp_path), GATEWAY_TAPE_SHARE="1")
+        with capture_logs() as logs:
+            async with watched_gateway(taped) as (running, _), twilio_stream(url_of(running)) as it:
+                await it.start()
+                await it.closed()
+                assert running.gateway.traces is not None
+                assert not running.gateway.traces._calls
+                assert running.gateway.admission.calls == 0
+
+    [call] = [span for span in collector.spans if span.name == "call"]
+    assert call.status.message == "broken off"
+    assert [entry["event"] for entry in logs].count("call_broke") == 1
 
 
 async def test_a_dead_collector_touches_no_call(

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -47,14 +47,7 @@ from gateway.realtime.auth import Auth
 from gateway.realtime.protocol import RealtimeProtocol
 from gateway.settings import Agent, Settings
 from gateway.tape.hush import Hush
-from gateway.tape.record import (
-    Tape,
-    TapedLink,
-    Tapes,
-    plain_options,
-    plain_query,
-    taped_dial,
-)
+from gateway.tape.record import Tape, Tapes, all_taped, plain_options, plain_query
 from gateway.traces import Traces
 from gateway.voice import ANNOUNCEMENT
 from gateway.web.console import Console, OpenLine
@@ -305,17 +298,8 @@ class _Taping:
         self.outside = outside
         # Who answers is known after the first message, and that is to be on tape.
         if gateway.tapes is not None and gateway.settings.taped_agents:
-            self._wrap(gateway.tapes.tape(watch.call_id))
-
-    def _wrap(self, tape: Tape) -> None:
-        link, outside = self._bare
-        self._tape = tape
-        self.link = TapedLink(link, "provider", tape)
-        dial = taped_dial(outside.dial, tape)
-        # The world by the tape's clock.
-        self.outside = replace(
-            outside, dial=dial, clock=tape.clock, stopwatch=tape.stopwatch, stopping=tape.stopping
-        )
+            self._tape = gateway.tapes.tape(watch.call_id)
+            self.link, self.outside = all_taped(link, outside, self._tape)
 
     def choose(self, bridge: Bridge, agent: Agent, started: CallStarted) -> bool:
         """Whether this call is taped; one that is not goes on as if there were no tapes."""

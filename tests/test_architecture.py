@@ -135,7 +135,8 @@ ROOMS = {
     "bench.command": _room("errors terminal bench.* bench.machine bench.process bench.run"),
     "tape": _room("", _PURE),
     "tape.record": _room(
-        "errors events realtime tape tape.masking", (_IO - {"os", "threading", "urllib"}) | _DICE
+        "bridge errors events realtime tape tape.masking",
+        (_IO - {"os", "threading", "urllib"}) | _DICE,
     ),
     "tape.masking": _room("logs", (_IO - {"urllib"}) | _CLOCK | _DICE),
     "tape.hush": _room("tape.masking", _IO | _CLOCK | _DICE),

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from gateway import __version__
+from gateway.bridge import Outside
 from gateway.errors import ConnectError
 from gateway.events import Reason, Termination
 from gateway.realtime import Dial, Link, Listener
@@ -357,6 +358,17 @@ class TapedLink:
             self._is_left = True
             self._tape.aside(link=self._name, dir="out", kind="closed", code=code, reason=reason)
         await self._link.close(code, reason)
+
+
+def all_taped(link: Link, outside: Outside, tape: Tape) -> tuple[Link, Outside]:
+    """What a call's bridge works with, by way of the tape and by its clock."""
+    return TapedLink(link, "provider", tape), replace(
+        outside,
+        dial=taped_dial(outside.dial, tape),
+        clock=tape.clock,
+        stopwatch=tape.stopwatch,
+        stopping=tape.stopping,
+    )
 
 
 def taped_dial(dial: Dial, tape: Tape) -> Dial:

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from errno import EISDIR
 from pathlib import Path
@@ -27,7 +26,7 @@ from gateway.realtime import Link
 from gateway.tape import record
 from gateway.tape.masking import masking_of
 from gateway.tape.reading import Line, Tape
-from gateway.tape.record import TapedLink, TapeEnd, Tapes, taped_dial
+from gateway.tape.record import TapeEnd, Tapes, all_taped
 from gateway.tape.replay import Replayed, replay
 
 # No tape of a live call is as long.
@@ -112,11 +111,7 @@ class _Recorder:
         """Both links by way of the tape."""
         tape = self._tape
         tape.clock_s = outside.clock
-        dial = taped_dial(outside.dial, tape)
-        world = replace(
-            outside, dial=dial, clock=tape.clock, stopwatch=tape.stopwatch, stopping=tape.stopping
-        )
-        return TapedLink(link, "provider", tape), world
+        return all_taped(link, outside, tape)
 
     def began(self) -> None:
         """From here on it is written down."""

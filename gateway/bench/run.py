@@ -22,6 +22,8 @@ from gateway.bench.tones import FRAME_MS
 
 CONNECT_PER_S = 60.0
 WARM_UP_S = 3.0
+# With an answer every 4 s, a single call has one from its beginning to its end in it.
+GROWTH_STEP_S = 9.0
 # Until what began in the window has come or is lost.
 SETTLE_S = BURST_LIFE_S + 0.2
 # An inconclusive step is measured so often before it is believed.
@@ -90,7 +92,7 @@ class Bench:
 
     async def _search(self) -> None:
         for few in few_calls(self._plan.max_calls):
-            await self._step("growth", few, self._plan.step_s)
+            await self._step("growth", few, max(self._plan.step_s, GROWTH_STEP_S))
         ramp = Ramp(self._plan.max_calls)
         while (calls := ramp.next_calls()) is not None:
             step = await self._step("ramp", calls, self._plan.step_s)

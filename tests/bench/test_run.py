@@ -77,7 +77,7 @@ async def test_a_delay_shows_as_such() -> None:
 
 async def test_a_search_begins_with_a_single_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """The chart has a point where cost begins; that it failed there does not end the search."""
-    for wait in ("WARM_UP_S", "SETTLE_S", "_LAG_S"):
+    for wait in ("WARM_UP_S", "SETTLE_S", "_LAG_S", "GROWTH_STEP_S"):
         monkeypatch.setattr(run, wait, 0.0)
     plan = Plan(step_s=0.1, max_calls=2, realtime_port=free_port())
     nobody = Other(f"ws://127.0.0.1:{free_port()}/media", None, CORE)

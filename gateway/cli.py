@@ -100,14 +100,15 @@ async def _serve(settings: Settings) -> None:
     for warning in settings.warnings:
         log.warning("settings_doubtful", detail=warning)
     async with _opened(settings) as running:
+        leave_alone_what_lasts()
+        # Before anybody is told that it serves: who hears that may stop it at once.
+        stop = _stop_signal()
         print(
             f"gateway: taking calls on {settings.host}:{running.port}, "
             f"operations on {settings.ops_host}:{running.ops_port}",
             file=sys.stderr,
         )
         log.info("serving", version=__version__, converter=converter_name())
-        stop = _stop_signal()
-        leave_alone_what_lasts()
         await _first_of(stop.wait(), running.failed.wait())
         stop.clear()
         log.warning(

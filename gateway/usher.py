@@ -420,9 +420,9 @@ class _Watch:
     def close(self) -> None:
         """The call is gone, whatever facts came."""
         self._metrics.close()
+        self._free_place()
         if self._gateway.traces is not None:
             self._gateway.traces.forget(self.call_id)
-        self._free_place()
 
     def _free_place(self) -> None:
         """Once: the same id may be back with a new call while this one's line is still closing."""

@@ -40,7 +40,7 @@ from gateway.tally import FOLDER_VARIABLE, socket_of
 BEAT_EVERY_S: Final = 0.25
 # What is left when the supervisor has died gets so long.
 LEAVE_S: Final = 5.0
-# So often is looked, every so many seconds, whether the supervisor is dead, before it is alive.
+# How often, and how far apart, it is looked whether the supervisor has died.
 _LOOKS: Final = 50
 _LOOK_EVERY_S: Final = 0.02
 # 50 agents with all their instructions.
@@ -58,7 +58,7 @@ class Orders(msgspec.Struct, frozen=True):
     line: int
     port: int
     token_key: bytes
-    supervisor: int = 0
+    supervisor: int
 
 
 class SupervisorLost(GatewayError):

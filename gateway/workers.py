@@ -283,8 +283,11 @@ class Crew:
     def _bury(self, worker: _Worker) -> int:
         """Free what the dead worker held; returns how many calls it took with it."""
         del self._workers[worker.pid]
-        # The ends of its last calls may lie there yet.
-        worker.channel.finish()
+        # The ends of its last calls may lie there yet; nothing in it keeps what it held.
+        try:
+            worker.channel.finish()
+        except Exception:  # noqa: BLE001  # told, and its calls are freed all the same
+            _log.exception("worker_last_words_unreadable", worker=worker.pid)
         if self.overview is not None:
             self.overview.gone(worker.pid, partial(self._desk.has, worker.pid))
         calls = self._desk.forget(worker.pid)

@@ -285,25 +285,29 @@ def _process(pids: Callable[[], list[int]], name: str) -> float:
 
 def test_the_process_is_all_processes() -> None:
     """Memory and CPU of children count, and CPU does not go back when one dies."""
-    burn = (
-        "import time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass\ninput()"
-    )
+    burn = "import time; t = time.process_time()\nwhile time.process_time() - t < 0.3: pass"
+    # It says when it is there, burns when it is told to, and goes when it is told to.
+    program = f"print(flush=True); input()\n{burn}\nprint(flush=True); input()"
     child = subprocess.Popen(
-        [sys.executable, "-c", f"print()\n{burn}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
+    assert child.stdin is not None
     assert child.stdout is not None
     child.stdout.readline()
     memory = "process_resident_memory_bytes"
     alone, both = _process(list, memory), _process(lambda: [child.pid], memory)
     cpu = [_process(lambda: [child.pid], "process_cpu_seconds_total")]
-    child.communicate(b"\n")
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    child.stdout.readline()
     cpu.append(_process(lambda: [child.pid], "process_cpu_seconds_total"))
+    child.communicate(b"\n")
     cpu.append(_process(list, "process_cpu_seconds_total"))
     started = [_process(pids, "process_start_time_seconds") for pids in (list, lambda: [child.pid])]
 
     assert both > alone + 1e6
-    assert cpu[2] >= cpu[1] >= cpu[0]
-    assert cpu[2] >= cpu[0] + 0.2
+    assert cpu[1] >= cpu[0] + 0.2
+    assert cpu[2] >= cpu[1]
     assert started[0] == started[1]
 
 

@@ -39,7 +39,7 @@ from gateway.tally import FOLDER_VARIABLE
 from gateway.worker import Orders, SupervisorLost, read_orders, work
 from tests.running import free_port, happens, run_command, settings_for, twilio_stream
 
-ORDERS = Orders({"port": 1}, 7, 8080, b"k" * 32)
+ORDERS = Orders({"port": 1}, 7, 8080, b"k" * 32, 1)
 
 
 @dataclass

@@ -92,7 +92,9 @@ class Bench:
 
     async def _search(self) -> None:
         for few in few_calls(self._plan.max_calls):
-            await self._step("growth", few, max(self._plan.step_s, GROWTH_STEP_S))
+            step = await self._step("growth", few, max(self._plan.step_s, GROWTH_STEP_S))
+            if step.verdict.outcome != "passed":
+                await self._leave()
         ramp = Ramp(self._plan.max_calls)
         while (calls := ramp.next_calls()) is not None:
             step = await self._step("ramp", calls, self._plan.step_s)

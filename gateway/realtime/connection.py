@@ -308,6 +308,7 @@ class _Socket(ClientConnection):
         for message in kept:
             listener.message_came(message)
         if self._is_gone:
+            self._listener = None
             listener.link_closed()
         elif len(kept) >= MAX_KEPT_MESSAGES:
             self.transport.resume_reading()

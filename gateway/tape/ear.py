@@ -99,7 +99,7 @@ class Ear:
     def mark_sent(self, name: str) -> None:
         """A mark left behind what was sent so far."""
         pieces = self.passages[-1].pieces
-        if pieces:
+        if pieces and len(self._waiting) < MOST_PIECES:
             pieces[-1].name = name
             self._waiting[name] = pieces[-1]
 
@@ -118,6 +118,7 @@ class Ear:
         """A clear left: what the phone has not played by now is never heard."""
         passage = self.passages[-1]
         if len(self.passages) >= MOST_PASSAGES:
+            self._waiting.clear()
             return
         passage.cleared_at, passage.estimate = t, max(self._position(t), passage.start)
         self._waiting.clear()

@@ -76,11 +76,11 @@ def _target(path: Path, folder: Path | None) -> Path:
     Raises:
         TapeError: something is there that must not be written over.
     """
-    if folder is None and is_held(path):
+    target = (folder / path.name if folder else path).resolve()
+    if folder is None and is_held(target):
         raise TapeError(
             f"{path}: a gateway is still writing or packing it; --out leaves it as it is"
         )
-    target = (folder / path.name if folder else path).resolve()
     if folder and target.exists():
         raise TapeError(f"{path}: {target} is there already; --in-place writes over old tapes")
     return target

@@ -333,9 +333,10 @@ class _Replay:
         return Bridge(stream, link, RealtimeProtocol(head.dialect), self._outside)
 
     def _observe(self, fact: Fact) -> None:
-        facts, text = self.result.facts, getattr(fact, "text", "")
-        if len(facts) < MOST_FACTS and self._told_chars + len(text) <= MOST_FACT_CHARS:
-            self._told_chars += len(text)
+        facts = self.result.facts
+        chars = len(getattr(fact, "text", "")) + len(getattr(fact, "unheard", ""))
+        if len(facts) < MOST_FACTS and self._told_chars + chars <= MOST_FACT_CHARS:
+            self._told_chars += chars
             facts.append((self._loop.now, fact))
 
     # ------------------------------------------------------------------ steps

@@ -172,9 +172,14 @@ def test_a_forged_tape_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10):
         ear.sound_sent(800, number * 0.1)
         ear.mark_sent(f"m{number}")
+    for number in range(10):
+        ear.mark_sent(f"again{number}")
+    kept = len(ear._waiting)
     for _ in range(5):
         ear.cleared(1.0)
 
+    assert kept == 3
+    assert not ear._waiting
     assert ear.sent_bytes == 8000
     assert [len(passage.pieces) for passage in ear.passages] == [3, 0]
     assert ear.passages[0].pieces[-1].end == 8000

@@ -130,5 +130,6 @@ def _sum(tally: Tally) -> str:
     if tally.unreadable:
         parts.append(f"{tally.unreadable} unreadable")
     if tally.carried_s:
-        parts.append(f"{tally.carried_s:.0f} s of calls at {tally.speed:.0f} times real time")
+        speed = f"{tally.speed:.0f} times real time by CPU"
+        parts.append(f"{tally.carried_s:.0f} s of calls at {speed}")
     return ", ".join(parts)

@@ -22,9 +22,8 @@ def test_a_call_that_does_the_same_exits_with_0(call_on_tape: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout.startswith(f"same        {call_on_tape}")
     (verdict,) = json.loads(run(call_on_tape, "--json").stdout)["tapes"]
-    (counted_s,) = re.findall(
-        r"\n1 the same, 0 different, (\d+) s of calls at \d+ times real time\n$", result.stdout
-    )
+    told = r"\n1 the same, 0 different, (\d+) s of calls at \d+ times real time by CPU\n$"
+    (counted_s,) = re.findall(told, result.stdout)
     assert int(counted_s) == round(2 * verdict["duration_s"])
 
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import chain
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -51,6 +51,7 @@ _NO_DATABASE: Final = "the database does not answer\n"
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _log: Final = structlog.get_logger("gateway")
 _json: Final = msgspec.json.Encoder()
+_Made = TypeVar("_Made")
 _Row = Mapping[str, Any]
 
 
@@ -183,11 +184,7 @@ class Console:
     async def _list(self, request: web.Request) -> web.Response:
         """Calls that are known here and in the database, those with a text in an id."""
         text = wanted_text(request)
-        found = self.roster.find(text, MAX_ROWS)
-        rows: list[_Row] = []
-        for start in range(0, len(found), ROWS_AT_ONCE):
-            rows += map(summary, found[start : start + ROWS_AT_ONCE])
-            await asyncio.sleep(0)
+        rows = await self._few_at_a_time(self.roster.find(text, MAX_ROWS), summary)
         listed = await self.listed(text, rows)
         return data({**self._frame(), **listed})
 
@@ -246,12 +243,17 @@ class Console:
         changed = self.roster.changed_since(seen)
         ended = [record for record in changed if record.ended_at is not None]
         shown = [record for record in changed if record.ended_at is None] + ended[:MAX_ROWS]
-        made: list[tuple[CallRecord, msgspec.Raw]] = []
-        for start in range(0, len(shown), ROWS_AT_ONCE):
+        return await self._few_at_a_time(shown, self._row)
+
+    async def _few_at_a_time(
+        self, records: list[CallRecord], make: Callable[[CallRecord], _Made]
+    ) -> list[_Made]:
+        """A row of each, calls served in between; none of one that was erased meanwhile."""
+        made: list[tuple[CallRecord, _Made]] = []
+        for start in range(0, len(records), ROWS_AT_ONCE):
             await asyncio.sleep(0)
-            batch = shown[start : start + ROWS_AT_ONCE]
-            made += [(record, self._row(record)) for record in batch if self._knows(record)]
-        # One that was erased meanwhile is not shown any more.
+            batch = records[start : start + ROWS_AT_ONCE]
+            made += [(record, make(record)) for record in batch if self._knows(record)]
         return [row for record, row in made if self._knows(record)]
 
     def _knows(self, record: CallRecord) -> bool:

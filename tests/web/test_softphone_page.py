@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import re
+import statistics
 import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -225,11 +226,9 @@ def _is_as_it_was_said(scene: _Set, recording: bytes) -> None:
     at_the_ear = correlation_per_second(heard, right, RATE_HZ)
 
     assert min(at_the_model) > GOOD, at_the_model
-    # On a busy machine the browser's own microphone may lose some ms, once: then what lies on one
-    # side of the gap is still in its place.
-    lowest, *others = sorted(sent)
-    assert min(others) > GOOD, sent
-    assert lowest > 0.3, sent
+    # On a busy machine the browser's own microphone may lose some ms of a second.
+    assert statistics.median(sent) > GOOD, sent
+    assert min(sent) > 0.8, sent
     assert min(at_the_ear) > GOOD, at_the_ear
     # What was heard of both answers is all that sounded: nothing more after the interruption.
     sounded_ms = _loud_ms(right) - _loud_ms(heard)

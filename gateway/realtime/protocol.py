@@ -136,11 +136,7 @@ def _retry_after_s(message: str) -> float:
 
 
 class _Frame(Struct, frozen=True, tag_field="type"):
-    """One server event; a subclass per type lists the members we read."""
-
-    def events(self) -> list[RealtimeEvent]:
-        """What it means to us."""
-        raise NotImplementedError
+    """One server event; a subclass per type lists the members we read, and has ``events``."""
 
 
 class _AudioDelta(_Frame, frozen=True, gc=False, tag="response.output_audio.delta"):
@@ -543,7 +539,7 @@ class _Head(Struct, frozen=True):
     type: str
 
 
-_decode_frame: Callable[[str | bytes], _Frame] = msgspec.json.Decoder(_AnyFrame).decode
+_decode_frame: Callable[[str | bytes], _AnyFrame] = msgspec.json.Decoder(_AnyFrame).decode
 _decode_head = msgspec.json.Decoder(_Head).decode
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeError)
 

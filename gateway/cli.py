@@ -373,6 +373,9 @@ def bench(
     tls: Annotated[
         bool, typer.Option("--tls", help="TLS on both sides, with a throw-away certificate.")
     ] = False,
+    tapes: Annotated[
+        bool, typer.Option("--tape", help="Every call taped, in a folder that is thrown away.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
     chart: Annotated[Path | None, typer.Option(help="Draw an SVG.")] = None,
     certificate: Annotated[
@@ -390,6 +393,7 @@ def bench(
         realtime_port=realtime_port,
         pid=pid,
         has_tls=tls,
+        has_tapes=tapes,
     )
     files = Files(json_file, chart, certificate)
     if not _run(measure(Terminal(), plan, files, sys.argv)):

@@ -43,6 +43,8 @@ def checked_plan(**wishes: Any) -> Plan:
         problems.append("--against needs --realtime-port: where the other dials its model")
     if plan.has_tls and plan.against:
         problems.append("--tls is for our own gateway; another one does not know our certificate")
+    if plan.has_tapes and plan.against:
+        problems.append("--tape is for our own gateway; another one writes no tapes")
     if plan.pid is not None and not plan.against:
         problems.append("--pid is for --against; our own gateway's process is known")
     elif plan.pid is not None and not is_alive(plan.pid):

@@ -18,7 +18,7 @@ class Measured:
 class Findings:
     """Everything a run came to; ``capacity`` None where it refuses to conclude.
 
-    ``has_tls``: callers and model were spoken to over TLS.
+    ``has_tls``: callers and model were spoken to over TLS. ``has_tapes``: every call was taped.
     """
 
     steps: list[Measured] = field(default_factory=list)
@@ -27,3 +27,4 @@ class Findings:
     latency: Measured | None = None
     setup: Measured | None = None
     has_tls: bool = False
+    has_tapes: bool = False

@@ -81,7 +81,7 @@ def conclusion(findings: Findings) -> list[str]:
     if findings.refusal:
         lines.append(f"no conclusion: {findings.refusal}")
     if findings.capacity is not None:
-        lines.append(f"calls one core carries: {findings.capacity}{_with_tls(findings)}")
+        lines.append(f"calls one core carries: {findings.capacity}{_with(findings)}")
     if findings.latency is not None:
         lines += _closer("at half of it", findings.latency.figures)
     if findings.setup is not None:
@@ -90,8 +90,9 @@ def conclusion(findings: Findings) -> list[str]:
     return lines
 
 
-def _with_tls(findings: Findings) -> str:
-    return " (TLS on both sides)" if findings.has_tls else ""
+def _with(findings: Findings) -> str:
+    parts = ["TLS on both sides"] * findings.has_tls + ["every call taped"] * findings.has_tapes
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _closer(name: str, step: Figures) -> list[str]:
@@ -110,6 +111,7 @@ def as_json(findings: Findings, machine: dict[str, Any], command: str) -> dict[s
         "command": command,
         "machine": machine,
         "tls": findings.has_tls,
+        "tape": findings.has_tapes,
         "calls_per_core": findings.capacity,
         "refusal": findings.refusal or None,
         "steps": [_step_json(measured) for measured in findings.steps],
@@ -133,6 +135,7 @@ def certificate(
         "version": CERTIFICATE_VERSION,
         "calls_per_core": findings.capacity,
         "tls": findings.has_tls,
+        "tape": findings.has_tapes,
         "machine": machine,
         "gateway": version,
         "measured_at": measured_at,

@@ -48,6 +48,7 @@ class Plan:
     against: str = ""
     pid: int | None = None
     has_tls: bool = False
+    has_tapes: bool = False
 
 
 Tell = Callable[[str], None]
@@ -57,7 +58,9 @@ class Bench:
     """One gateway, one load, step after step."""
 
     def __init__(self, subject: Subject, core: int, plan: Plan, tell: Tell) -> None:
-        self.findings = Findings(has_tls=subject.encryption is not None)
+        self.findings = Findings(
+            has_tls=subject.encryption is not None, has_tapes=subject.tapes is not None
+        )
         self._core = core
         self._subject = subject
         self._plan = plan
@@ -273,4 +276,5 @@ async def bench(plan: Plan, tell: Tell) -> Findings:
 def _subject(plan: Plan, core: int, folder: Path) -> Subject:
     if plan.against:
         return Other(plan.against, plan.pid, core)
-    return OwnGateway(core, os.environ, throw_away(folder) if plan.has_tls else None)
+    encryption = throw_away(folder) if plan.has_tls else None
+    return OwnGateway(core, os.environ, encryption, folder / "tapes" if plan.has_tapes else None)

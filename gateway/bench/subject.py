@@ -29,6 +29,7 @@ class Other:
 
     can_restart = False
     encryption: Encryption | None = None
+    tapes: Path | None = None
 
     def __init__(self, url: str, pid: int | None, core: int) -> None:
         self.url = url
@@ -48,15 +49,21 @@ class OwnGateway:
     """``gateway serve`` with everything on, pinned to one core, its log in a file.
 
     ``encryption``: what it serves TLS with, and whom it trusts to be the model; None = no TLS.
+    ``tapes``: a folder for a tape of each call; None = calls are not taped.
     """
 
     can_restart = True
 
     def __init__(
-        self, core: int, environ: Mapping[str, str], encryption: Encryption | None = None
+        self,
+        core: int,
+        environ: Mapping[str, str],
+        encryption: Encryption | None = None,
+        tapes: Path | None = None,
     ) -> None:
         self.url = ""
         self.encryption = encryption
+        self.tapes = tapes
         self.pid: int | None = None
         self._core = core
         self._environ = environ
@@ -73,7 +80,7 @@ class OwnGateway:
         with _on_core(self._core):
             self._process = subprocess.Popen(  # noqa: ASYNC220, S603  ourselves, before any load
                 [sys.executable, *_SERVE],
-                env=_environment(self._environ, realtime_port, self.encryption),
+                env=_environment(self._environ, realtime_port, self.encryption, self.tapes),
                 stdout=self._log,
                 stderr=self._log,
             )
@@ -134,7 +141,10 @@ def _on_core(core: int) -> Iterator[None]:
 
 
 def _environment(
-    environ: Mapping[str, str], realtime_port: int, encryption: Encryption | None
+    environ: Mapping[str, str],
+    realtime_port: int,
+    encryption: Encryption | None,
+    tapes: Path | None,
 ) -> dict[str, str]:
     """Nothing of the operator's settings; everything that a gateway in service has on."""
     kept = {name: environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in environ}
@@ -142,6 +152,7 @@ def _environment(
     return (
         kept
         | _tls_environment(encryption)
+        | ({"GATEWAY_TAPE_DIR": str(tapes), "GATEWAY_TAPE_SHARE": "1"} if tapes else {})
         | {
             "AZURE_OPENAI_ENDPOINT": f"{scheme}://127.0.0.1:{realtime_port}",
             "AZURE_OPENAI_DEPLOYMENT_NAME": "measured",

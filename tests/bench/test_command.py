@@ -22,6 +22,7 @@ from tests.bench.samples import findings
         ({"against": "ws://127.0.0.1:1/"}, "needs --realtime-port"),
         ({"pid": 1}, "--pid is for --against"),
         ({"against": "ws://a/", "realtime_port": 1, "has_tls": True}, "--tls is for our own"),
+        ({"against": "ws://a/", "realtime_port": 1, "has_tapes": True}, "--tape is for our own"),
         ({"against": "ws://a/", "realtime_port": 1, "pid": 2**22 + 1}, "no process"),
     ],
 )

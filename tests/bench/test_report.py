@@ -68,6 +68,19 @@ def test_all_of_them_say_whether_links_were_encrypted() -> None:
     assert report.certificate(found, {}, "", "")["tls"]
 
 
+def test_a_number_with_tapes_says_so() -> None:
+    """Conclusion, JSON and certificate, beside TLS or alone."""
+    found = findings()
+    found.has_tapes = True
+    taped = report.conclusion(found)[0]
+    found.has_tls = True
+
+    assert taped == "calls one core carries: 100 (every call taped)"
+    assert report.conclusion(found)[0].endswith(" (TLS on both sides, every call taped)")
+    assert report.as_json(found, {}, "")["tape"]
+    assert report.certificate(found, {}, "", "")["tape"]
+
+
 def test_the_certificate_is_what_the_setting_reads() -> None:
     """Its members are a contract."""
     made = report.certificate(findings(), {"cpu": "a"}, "1.2.3", "2026-11-21T12:00:00+00:00")
@@ -76,6 +89,7 @@ def test_the_certificate_is_what_the_setting_reads() -> None:
         "version": 1,
         "calls_per_core": 100,
         "tls": False,
+        "tape": False,
         "machine": {"cpu": "a"},
         "gateway": "1.2.3",
         "measured_at": "2026-11-21T12:00:00+00:00",

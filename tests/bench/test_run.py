@@ -89,17 +89,25 @@ async def test_a_search_begins_with_a_single_call(monkeypatch: pytest.MonkeyPatc
     assert findings.refusal
 
 
-@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize(
+    ("has_tls", "has_tapes"),
+    [(False, False), (True, False), (False, True)],
+    ids=["plain", "tls", "taped"],
+)
 async def test_everything_is_accounted_for_with_our_own_gateway(
-    tmp_path: Path, *, has_tls: bool
+    tmp_path: Path, *, has_tls: bool, has_tapes: bool
 ) -> None:
     """Five calls for two seconds: each burst, answer and barge-in is counted once."""
     before = os.sched_getaffinity(0)
-    subject = OwnGateway(CORE, os.environ, throw_away(tmp_path) if has_tls else None)
+    encryption = throw_away(tmp_path) if has_tls else None
+    tapes = tmp_path / "tapes"
+    subject = OwnGateway(CORE, os.environ, encryption, tapes if has_tapes else None)
     findings = await Bench(subject, CORE, Plan(step_s=2.0, calls=5), lambda _text: None).run()
     step = findings.steps[0].figures
 
     assert findings.has_tls == subject.url.startswith("wss:") == has_tls
+    assert findings.has_tapes == has_tapes
+    assert len(list(tapes.rglob("*.jsonl*"))) == 5 * has_tapes
     assert (step.set_up, step.lost, step.failures) == (5, 0, ())
     assert 5 <= step.bursts <= 15
     assert step.bursts == step.uplink.count + step.bursts_lost

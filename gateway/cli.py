@@ -352,6 +352,14 @@ def _try_against(
     _run(what_if(terminal, tapes, settings, Trial(agent, tuple(changes), speed or 1.0, out)))
 
 
+WithTls = Annotated[
+    bool, typer.Option("--tls", help="TLS on both sides, with a throw-away certificate.")
+]
+WithTapes = Annotated[
+    bool, typer.Option("--tape", help="Every call taped, in a folder that is thrown away.")
+]
+
+
 @cli.command()
 def bench(
     *,
@@ -370,12 +378,8 @@ def bench(
     pid: Annotated[
         int | None, typer.Option(help="Its process: pinned, CPU and memory measured.", min=1)
     ] = None,
-    tls: Annotated[
-        bool, typer.Option("--tls", help="TLS on both sides, with a throw-away certificate.")
-    ] = False,
-    tapes: Annotated[
-        bool, typer.Option("--tape", help="Every call taped, in a folder that is thrown away.")
-    ] = False,
+    tls: WithTls = False,
+    tapes: WithTapes = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
     chart: Annotated[Path | None, typer.Option(help="Draw an SVG.")] = None,
     certificate: Annotated[

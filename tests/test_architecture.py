@@ -140,7 +140,8 @@ ROOMS = {
     ),
     "tape.masking": _room("logs", (_IO - {"urllib"}) | _CLOCK | _DICE),
     "tape.hush": _room("tape.masking", _IO | _CLOCK | _DICE),
-    "tape.shelf": _room("", (_IO - {"os", "threading"}) | _DICE | _WIRE),
+    "tape.pack": _room("", (_IO - {"os"}) | _CLOCK | _DICE | _WIRE),
+    "tape.shelf": _room("tape.pack", (_IO - {"os", "subprocess", "threading"}) | _DICE | _WIRE),
     "tape.sounds": _room("", _IO | _CLOCK | _DICE),
     "tape.reading": _room("errors realtime tape tape.sounds", (_IO | _CLOCK | _DICE)),
     "tape.passes": _room("errors tape.reading", _PURE - {"msgspec"}),  # structs, no wire

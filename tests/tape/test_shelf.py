@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from gateway.tape import shelf as room
-from gateway.tape.shelf import CHUNK_BYTES, WAITING_LIMIT, Keeping, Shelf
+from gateway.tape.pack import CHUNK_BYTES
+from gateway.tape.shelf import WAITING_LIMIT, Keeping, Shelf
 from tests.running import ROOT
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -100,6 +101,45 @@ def test_a_disk_that_is_full_leaves_the_tape_as_it_was(
     assert path.read_bytes() == content
     assert told.names() == [path.name]
     assert told.troubles == [("tape_not_compressed", f"{path.name}: No space left on device")]
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [("import os; os.kill(os.getpid(), 9)", "status -9"), ("x = 1 / 0", "ZeroDivisionError")],
+)
+def test_a_packer_that_ends_early_leaves_the_tape_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, words: str
+) -> None:
+    """Somebody ended it, or it has a fault: that is told, and nothing half is left behind."""
+    told, path = Told(tmp_path), _tape(tmp_path, 0)
+    monkeypatch.setattr(room, "_PACKER", (sys.executable, "-I", "-S", "-c", program))
+    told.shelf.add(path)
+    told.shelf.compress_next()
+
+    assert told.names() == [path.name]
+    ((event, detail),) = told.troubles
+    assert event == "tape_not_compressed"
+    assert detail.startswith(f"{path.name}: {words}")
+
+
+def test_a_process_that_stops_does_not_wait_for_its_packer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended, the tape stays whole, and there is nothing to complain of."""
+    told, path = Told(tmp_path), _tape(tmp_path, 0)
+    monkeypatch.setattr(room, "_PACKER", (sys.executable, "-c", "import time; time.sleep(600)"))
+    monkeypatch.setattr(room, "_CLOSE_S", 0.2)
+    told.shelf.add(path)
+    told.shelf.start()
+    part = path.with_name(path.name + ".gz.part")
+    until = time.monotonic() + 20
+    while not part.exists() and time.monotonic() < until:
+        time.sleep(0.01)  # a new file tells nobody
+    told.shelf.close()
+    told.shelf._thread.join(20)
+
+    assert told.names() == [path.name]
+    assert told.troubles == []
 
 
 def test_what_was_left_uncompressed_is_compressed_at_the_next_start(tmp_path: Path) -> None:

@@ -30,8 +30,13 @@ PBX_PASSWORD = "a-long-password"
 
 def environ_for(simulator: Simulator, **changes: str) -> dict[str, str]:
     """The environment of a gateway on this machine, free ports, the simulator its model."""
+    return environ_at(simulator.url, **changes)
+
+
+def environ_at(model_url: str, **changes: str) -> dict[str, str]:
+    """The same with a model elsewhere, or with none."""
     usual = {
-        "AZURE_OPENAI_ENDPOINT": simulator.url,
+        "AZURE_OPENAI_ENDPOINT": model_url,
         "AZURE_OPENAI_DEPLOYMENT_NAME": "parrot",
         "AZURE_OPENAI_API_KEY": "not-a-secret",
         "GATEWAY_INSECURE": "1",

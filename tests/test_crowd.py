@@ -8,19 +8,10 @@ from gateway.app import open_gateway
 from gateway.settings import load_settings
 from gateway.usher import end_call
 from tests.benchmarks.crowd import CrowdLost, crowd
-from tests.running import happens
+from tests.running import environ_at, happens
 
 _CALLS = 3
-_ENVIRON = {
-    "AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:9",
-    "AZURE_OPENAI_DEPLOYMENT_NAME": "nobody",
-    "AZURE_OPENAI_API_KEY": "not-a-secret",
-    "GATEWAY_INSECURE": "1",
-    "GATEWAY_HOST": "127.0.0.1",
-    "GATEWAY_PORT": "0",
-    "GATEWAY_OPS_PORT": "0",
-    "GATEWAY_DATABASE_URL": "sqlite://",
-}
+_ENVIRON = environ_at("http://127.0.0.1:9")
 
 
 async def test_a_crowd_is_heard_and_answered() -> None:

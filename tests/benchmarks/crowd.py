@@ -268,6 +268,7 @@ class Crowd:
             line = _CallerLine(self, number)
             self._lines.append(line)
             line.open()
+            # People do not all call in one moment; a burst would be refused.
             await asyncio.sleep(1 / CONNECT_PER_S)
             self.check()
             self._by_phase[number % len(self._by_phase)].append(line.caller)

@@ -81,6 +81,17 @@ async def _between(folder: Path, handler: Handler) -> AsyncIterator[_Between]:
         await relay.close()
 
 
+async def _has_no_answer(between: _Between) -> None:
+    """Whatever a page wants, it is told that nothing comes."""
+    for path in ("/plain", "/stream"):
+        async with between.client.get(path) as reply:
+            assert (reply.status, await reply.text()) == (504, module.NO_ANSWER)
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="504"):
+        await between.client.ws_connect("/socket")
+    with pytest.raises(WorkerSilent):
+        await between.relay.rows(0)
+
+
 # ------------------------------------------------------------- requests
 
 
@@ -116,13 +127,7 @@ async def test_a_worker_that_does_not_answer_is_not_waited_for(
         raise AssertionError
 
     async with _between(tmp_path, hang) as between:
-        for path in ("/plain", "/stream"):
-            async with between.client.get(path) as reply:
-                assert (reply.status, await reply.text()) == (504, module.NO_ANSWER)
-        with pytest.raises(aiohttp.WSServerHandshakeError, match="504"):
-            await between.client.ws_connect("/socket")
-        with pytest.raises(WorkerSilent):
-            await between.relay.rows(0)
+        await _has_no_answer(between)
 
 
 async def test_a_worker_that_breaks_off_is_not_waited_for(
@@ -173,13 +178,7 @@ async def test_a_worker_that_has_just_died_does_not_answer(tmp_path: Path) -> No
 
     async with _between(tmp_path, answer) as between:
         await between.relay.close()
-        for path in ("/plain", "/stream"):
-            async with between.client.get(path) as reply:
-                assert (reply.status, await reply.text()) == (504, module.NO_ANSWER)
-        with pytest.raises(aiohttp.WSServerHandshakeError, match="504"):
-            await between.client.ws_connect("/socket")
-        with pytest.raises(WorkerSilent):
-            await between.relay.rows(0)
+        await _has_no_answer(between)
 
 
 # ------------------------------------------------------------- streams

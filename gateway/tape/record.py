@@ -7,6 +7,7 @@ take is lost to the tape and counted; the call never waits and never learns of a
 
 import fcntl
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -40,7 +41,8 @@ EARLY_BYTES: Final = 256 * 1024
 HELD_BYTES: Final = 8 * 1024 * 1024
 # What an entry costs beside the message it refers to.
 ENTRY_BYTES: Final = 150
-# How long the writer rests: woken for each batch it would fight the calls for the interpreter.
+# What waits is written in the course of such a time, a batch after the other: at once it would
+# take every other turn of the interpreter for as long, and woken for each batch nearly as many.
 PAUSE_S: Final = 0.05
 # How long a stop waits for the disk.
 DRAIN_S: Final = 5.0
@@ -587,9 +589,10 @@ class Tapes:
 
     def _run(self) -> None:
         # At the usual priority: a nicer thread that has the interpreter is put off by any busy
-        # process on its core, and all calls with it, by up to 0.6 s as measured.
-        while not self._stop.wait(PAUSE_S):
-            self.write_waiting()
+        # process on its core, and all calls with it, by up to 0.6 s as measured. One batch at a
+        # time: while it writes calls have every other turn, and many in a row would pile them up.
+        while not self._stop.wait(PAUSE_S / max(1, len(self._queue))):
+            self.write_waiting(most=1)
         self.finish()
 
     def finish(self) -> None:
@@ -598,9 +601,10 @@ class Tapes:
         for reel in self._open:
             reel.close()
 
-    def write_waiting(self) -> None:
-        """Write all that waits; the thread's work."""
-        while self._queue:
+    def write_waiting(self, most: int = sys.maxsize) -> None:
+        """Write all that waits, or so many batches of it; the thread's work."""
+        while self._queue and most:
+            most -= 1
             batch = self._queue.popleft()
             if not batch.reel.is_over:
                 self._write(batch)

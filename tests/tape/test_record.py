@@ -754,6 +754,17 @@ def test_a_crash_leaves_a_part_that_can_be_read(tmp_path: Path) -> None:
 # ------------------------------------------------------------- the thread
 
 
+def test_the_thread_writes_one_batch_at_a_time(studio: Studio) -> None:
+    """What waits longest first; between two of them the calls have the interpreter."""
+    tapes = [studio.tape() for _ in range(3)]
+    written = []
+    while len(written) < len(tapes):
+        studio.tapes.write_waiting(most=1)
+        written.append(len(list(studio.folder.iterdir())))
+
+    assert written == [1, 2, 3]
+
+
 @pytest.fixture
 def blocked(tmp_path: Path) -> Iterator[tuple[Studio, threading.Event]]:
     """Tapes whose disk does not answer before the event is set."""

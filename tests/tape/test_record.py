@@ -761,6 +761,7 @@ def test_the_thread_writes_one_batch_at_a_time(studio: Studio) -> None:
     while len(written) < len(tapes):
         studio.tapes.write_waiting(most=1)
         written.append(len(list(studio.folder.iterdir())))
+    studio.tapes.finish()
 
     assert written == [1, 2, 3]
 

@@ -6,6 +6,7 @@ it fails, the last line on standard error says why.
 """
 
 import os
+import signal
 import zlib
 from collections.abc import Iterator
 from typing import Final
@@ -40,6 +41,8 @@ def pack(source: int, target: int) -> None:
 
 
 if __name__ == "__main__":
+    # Who stops a whole group of processes means the gateway: that lets this one finish or kills it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.nice(NICEST)
     try:
         pack(_STDIN, _STDOUT)

@@ -32,7 +32,11 @@ def test_the_program_is_as_nice_as_can_be() -> None:
         packer.stdout.read(1)
 
         assert os.getpriority(os.PRIO_PROCESS, packer.pid) == pack.NICEST
-        packer.kill()
+        packer.terminate()  # meant for the gateway: it goes on
+        packer.stdin.close()
+        packer.stdout.read()
+
+    assert packer.returncode == 0
 
 
 def test_why_it_failed_is_its_last_line(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 ``NAME.jsonl`` becomes ``NAME.jsonl.gz``, under ``NAME.jsonl.gz.part`` while that grows; at every
 moment one whole tape is there. What was not compressed in time, or before the process ended, stays
-as it is until a process starts in this folder. Several processes may keep one folder: who grows or
+as it is until a process tidies this folder. Several processes may keep one folder: who grows or
 compresses a file holds a lock on it, which goes when the process does. So a part with a lock is a
 call that is going on, and one without was left behind by a crash: it is kept under its name,
 readable up to its last whole line, and ages as all others do.
 """
 
+import errno
 import fcntl
 import os
 import queue
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -28,7 +30,7 @@ from gateway.tape import pack
 WAITING_LIMIT: Final = 200
 TIDY_EVERY_S: Final = 300.0
 _CLOSE_S = 2.0
-# How often the packer is asked whether it is done, and this process whether it stops.
+# How often this process looks, while a tape is packed, whether it stops or is to tidy.
 _LOOK_S = 0.1
 # Nothing of this installation is loaded but the program itself: 10 ms instead of 200.
 _PACKER = (sys.executable, "-I", "-S", pack.__file__)
@@ -75,6 +77,7 @@ class Shelf:
         self._on_removed = on_removed
         self._on_trouble = on_trouble
         self._waiting: queue.Queue[Path | None] = queue.Queue(WAITING_LIMIT)
+        self._next_tidy = inf
         self._is_closing, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="shelf", daemon=True)
 
@@ -102,23 +105,33 @@ class Shelf:
     def _run(self) -> None:
         # No nicer than calls, which wait for it where it has the interpreter; see Tapes, and pack.
         self.adopt()
-        next_tidy = time.monotonic()
+        self._next_tidy = time.monotonic()
         while not self._is_closing.is_set():
-            if time.monotonic() >= next_tidy:
-                self.tidy(time.time())
-                next_tidy = time.monotonic() + TIDY_EVERY_S
-            self.compress_next(max(0.0, next_tidy - time.monotonic()))
+            self._tidy_when_due()
+            self.compress_next(max(0.0, self._next_tidy - time.monotonic()))
         while not self._stop.is_set() and self.compress_next():
             pass
 
+    def _tidy_when_due(self) -> None:
+        if time.monotonic() < self._next_tidy:
+            return
+        self.tidy(time.time())
+        if self._waiting.empty():
+            # One that another process was packing when it ended, or that there was no room for.
+            self._wait_for(_tapes_in(self._folder))
+        self._next_tidy = time.monotonic() + TIDY_EVERY_S
+
     # ------------------------------------------------------------------ compressing
+
+    def _wait_for(self, kept: list[_Kept]) -> None:
+        for tape in kept:
+            if tape.path.suffix == ".jsonl":
+                self.add(tape.path)
 
     def adopt(self) -> list[Path]:
         """What was left uncompressed waits now; returns the parts that crashes have left."""
         kept = _tapes_in(self._folder)
-        for tape in kept:
-            if tape.path.suffix == ".jsonl":
-                self.add(tape.path)
+        self._wait_for(kept)
         orphans = [
             tape.path for tape in kept if tape.path.suffix == ".part" and not is_held(tape.path)
         ]
@@ -159,24 +172,29 @@ class Shelf:
         Raises:
             OSError: the packer cannot be started, or did not come to its end.
         """
-        # In a session of its own: a Ctrl-C is for the gateway, which lets it finish.
+        command = (*_PACKER, str(os.getpid()))
+        # A Ctrl-C is for the gateway's group. In a session of its own, niceness would not count
+        # beside the gateway: sched(7), autogroups.
         with subprocess.Popen(  # noqa: S603  our own program
-            _PACKER, stdin=source, stdout=target, stderr=subprocess.PIPE, start_new_session=True
+            command, stdin=source, stdout=target, stderr=subprocess.PIPE, process_group=0
         ) as packer:
             while packer.returncode is None and not self._stop.is_set():
+                self._tidy_when_due()
                 with suppress(subprocess.TimeoutExpired):
                     packer.wait(_LOOK_S)
             if packer.returncode is None:
                 packer.kill()
                 return False
-            if packer.returncode:
-                raise OSError(packer.returncode, _last_words(packer))
+            # Its status alone proves nothing: where somebody else waits for children it is 0.
+            if (words := _last_words(packer)) != pack.DONE:
+                raise OSError(errno.EIO, words)
         return True
 
     # ------------------------------------------------------------------ removing
 
     def tidy(self, now: float) -> None:
         """Remove what is too old (``now`` in unix seconds), then the oldest of what is too much."""
+        self._remove_halves()
         kept = []
         for tape in _tapes_in(self._folder):
             too_old = bool(self._keeping.age_s) and tape.began < now - self._keeping.age_s
@@ -188,6 +206,13 @@ class Shelf:
                 return
             if self._remove(tape, "size"):
                 excess -= tape.size_bytes
+
+    def _remove_halves(self) -> None:
+        """Half of a packed tape, left by a process that was ended, outlives no whole one."""
+        for half in self._folder.glob("*.jsonl.gz.part"):
+            whole = half.with_name(half.name.removesuffix(".gz.part"))
+            if _NAME.fullmatch(whole.name) and not whole.exists():
+                half.unlink(missing_ok=True)
 
     def _remove(self, tape: _Kept, why: RemovedFor) -> bool:
         """Whether it is gone; somebody else may have been faster, or still be at it."""
@@ -240,13 +265,19 @@ def _held(path: Path) -> Iterator[int | None]:
         yield None
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Who waited for a name may hold a file that has lost it.
-        yield file if os.fstat(file).st_nlink else None
-    except BlockingIOError:
-        yield None
+        yield file if _is_locked(file) and os.fstat(file).st_nlink else None
     finally:
         os.close(file)
+
+
+def _is_locked(file: int) -> bool:
+    """Whether the lock could be had; it is kept as long as the file is open."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def is_held(path: Path) -> bool:
@@ -258,12 +289,9 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        return not _is_locked(file)
     finally:
         os.close(file)
-    return False
 
 
 def _open_new(path: Path) -> int:

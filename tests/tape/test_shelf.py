@@ -1,5 +1,6 @@
 """Tapes are compressed and removed in their time; nothing that grows or is no tape is lost."""
 
+import errno
 import fcntl
 import gzip
 import os
@@ -105,7 +106,11 @@ def test_a_disk_that_is_full_leaves_the_tape_as_it_was(
 
 @pytest.mark.parametrize(
     ("program", "words"),
-    [("import os; os.kill(os.getpid(), 9)", "status -9"), ("x = 1 / 0", "ZeroDivisionError")],
+    [
+        ("import os; os.kill(os.getpid(), 9)", "status -9"),
+        ("x = 1 / 0", "ZeroDivisionError"),
+        ("pass", "status 0"),
+    ],
 )
 def test_a_packer_that_ends_early_leaves_the_tape_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, words: str
@@ -120,6 +125,52 @@ def test_a_packer_that_ends_early_leaves_the_tape_as_it_was(
     ((event, detail),) = told.troubles
     assert event == "tape_not_compressed"
     assert detail.startswith(f"{path.name}: {words}")
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOENT, errno.ENOMEM])
+def test_a_packer_that_cannot_be_started_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """No process may be had, no program may be there: the tape stays, and the shelf goes on."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    told, path = Told(tmp_path), _tape(tmp_path, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", fail)
+        told.shelf.add(path)
+        assert told.shelf.compress_next()
+
+    assert told.names() == [path.name]
+    assert told.troubles == [("tape_not_compressed", f"{path.name}: {os.strerror(number)}")]
+    told.shelf.add(path)
+    told.shelf.compress_next()
+    assert told.names() == [path.name + ".gz"]
+
+
+def test_half_a_packed_tape_goes_with_the_whole_one(tmp_path: Path) -> None:
+    """A process that was killed left it; it holds the same voices and would age for ever."""
+    told, whole = Told(tmp_path, Keeping(86400.0, 0)), _tape(tmp_path, 0)
+    for path in (whole, whole.with_name(whole.name.replace("Z-", "Z-x"))):
+        path.with_name(path.name + ".gz.part").write_bytes(b"half")
+    told.shelf.tidy(NOW.timestamp())
+
+    assert told.names() == [whole.name, whole.name + ".gz.part"]
+
+
+def test_what_was_held_when_it_came_up_is_packed_later(tmp_path: Path) -> None:
+    """Another process had it in its hands, and ended."""
+    told, path = Told(tmp_path), _tape(tmp_path, 0)
+    with _held_by_another(path):
+        told.shelf.adopt()
+        assert told.shelf.compress_next()
+        assert told.names() == [path.name]
+    told.shelf._next_tidy = 0.0
+    told.shelf._tidy_when_due()
+    told.shelf.compress_next()
+
+    assert told.names() == [path.name + ".gz"]
 
 
 def test_a_process_that_stops_does_not_wait_for_its_packer(

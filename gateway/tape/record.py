@@ -41,8 +41,8 @@ EARLY_BYTES: Final = 256 * 1024
 HELD_BYTES: Final = 8 * 1024 * 1024
 # What an entry costs beside the message it refers to.
 ENTRY_BYTES: Final = 150
-# What waits is written in the course of such a time, a batch after the other: at once it would
-# take every other turn of the interpreter for as long, and woken for each batch nearly as many.
+# How long the writer rests where nothing waits; else as many times less as batches wait. In a row
+# they would take every other turn of the interpreter, and calls pile up meanwhile.
 PAUSE_S: Final = 0.05
 # How long a stop waits for the disk.
 DRAIN_S: Final = 5.0
@@ -589,8 +589,7 @@ class Tapes:
 
     def _run(self) -> None:
         # At the usual priority: a nicer thread that has the interpreter is put off by any busy
-        # process on its core, and all calls with it, by up to 0.6 s as measured. One batch at a
-        # time: while it writes calls have every other turn, and many in a row would pile them up.
+        # process on its core, and all calls with it, by up to 0.6 s as measured.
         while not self._stop.wait(PAUSE_S / max(1, len(self._queue))):
             self.write_waiting(most=1)
         self.finish()
@@ -602,7 +601,7 @@ class Tapes:
             reel.close()
 
     def write_waiting(self, most: int = sys.maxsize) -> None:
-        """Write all that waits, or so many batches of it; the thread's work."""
+        """Write what waits, so many batches at most; the thread's work."""
         while self._queue and most:
             most -= 1
             batch = self._queue.popleft()

@@ -29,6 +29,7 @@ from gateway.tape.record import (
     EARLY_BYTES,
     HELD_BYTES,
     MAX_WAITING_BYTES,
+    PAUSE_S,
     Tape,
     TapedLink,
     TapeEnd,
@@ -754,16 +755,24 @@ def test_a_crash_leaves_a_part_that_can_be_read(tmp_path: Path) -> None:
 # ------------------------------------------------------------- the thread
 
 
-def test_the_thread_writes_one_batch_at_a_time(studio: Studio) -> None:
-    """What waits longest first; between two of them the calls have the interpreter."""
-    tapes = [studio.tape() for _ in range(3)]
-    written = []
-    while len(written) < len(tapes):
-        studio.tapes.write_waiting(most=1)
-        written.append(len(list(studio.folder.iterdir())))
-    studio.tapes.finish()
+def test_the_thread_rests_between_two_batches(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calls have the interpreter meanwhile; the more wait, the shorter it rests."""
+    for _ in range(3):
+        studio.tape()
+    rests: list[tuple[float, int]] = []
 
-    assert written == [1, 2, 3]
+    def wait(rest_s: float) -> bool:
+        rests.append((rest_s, len(list(studio.folder.glob("*")))))
+        return len(rests) == 5
+
+    monkeypatch.setattr(studio.tapes._stop, "wait", wait)
+    studio.tapes._run()
+
+    # So long, and so many tapes on the disk by then.
+    rest_s = PAUSE_S
+    assert rests == [(rest_s / 3, 0), (rest_s / 2, 1), (rest_s, 2), (rest_s, 3), (rest_s, 3)]
 
 
 @pytest.fixture

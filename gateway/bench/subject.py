@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,9 @@ class OwnGateway:
         Raises:
             PeerRefused: it does not come up; the last line of its log is the message.
         """
+        if self.tapes is not None:
+            # Tapes of the steps before would be packed in this one.
+            shutil.rmtree(self.tapes, ignore_errors=True)
         self._log = tempfile.NamedTemporaryFile(prefix="gateway-bench-", suffix=".log")  # noqa: SIM115
         with _on_core(self._core):
             self._process = subprocess.Popen(  # noqa: ASYNC220, S603  ourselves, before any load

@@ -138,18 +138,20 @@ SAID = (_sentence(0, 3900), _sentence(7500, 9180))
 # ------------------------------------------------------------- the call
 
 
+@pytest.mark.timeout(400)
 async def test_a_caller_talks_to_the_parrot_from_a_browser(browser: Browser) -> None:
     """Sound goes up and comes back as it was, an interruption stops the agent, words appear.
 
     What the ledger says was heard is what the page played, by the page's own recording. On a busy
-    machine the browser may lose some ms of its microphone before the page gets them: what becomes
-    of the rest is judged all the same, and then somebody calls again.
+    machine the browser may lose some ms of its microphone, in one second or another: everything
+    else is judged all the same, and then somebody calls again.
     """
     taken: list[list[float]] = []
     while len(taken) < CALLS_AT_MOST:
         async with _set(browser) as scene:
             taken.append(await _call(scene))
-        if statistics.median(taken[-1]) > GOOD and min(taken[-1]) > 0.8:
+        assert statistics.median(taken[-1]) > GOOD, taken
+        if min(taken[-1]) > 0.8:
             return
     pytest.fail(f"the page took this of what was said, second by second: {taken}")
 

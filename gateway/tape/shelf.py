@@ -272,10 +272,14 @@ def _held(path: Path) -> Iterator[int | None]:
 
 
 def _is_locked(file: int) -> bool:
-    """Whether the lock could be had; it is kept as long as the file is open."""
+    """Whether the lock could be had; it is kept as long as the file is open.
+
+    Raises:
+        OSError: there are no locks here.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True
 
@@ -290,6 +294,8 @@ def is_held(path: Path) -> bool:
         return False
     try:
         return not _is_locked(file)
+    except OSError:
+        return True
     finally:
         os.close(file)
 

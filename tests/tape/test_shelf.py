@@ -149,6 +149,24 @@ def test_a_packer_that_cannot_be_started_is_told(
     assert told.names() == [path.name + ".gz"]
 
 
+def test_a_file_system_without_locks_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can know whether the tape is in other hands: it stays, and somebody hears why."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    told, path = Told(tmp_path, Keeping(1.0, 1)), _tape(tmp_path, 9)
+    monkeypatch.setattr(fcntl, "flock", fail)
+    told.shelf.add(path)
+    told.shelf.compress_next()
+    told.shelf.tidy(NOW.timestamp())
+
+    assert told.names() == [path.name]
+    assert told.troubles == [("tape_not_compressed", f"{path.name}: No locks available")]
+
+
 def test_half_a_packed_tape_goes_with_the_whole_one(tmp_path: Path) -> None:
     """A process that was killed left it; it holds the same voices and would age for ever."""
     told, whole = Told(tmp_path, Keeping(86400.0, 0)), _tape(tmp_path, 0)

@@ -137,6 +137,7 @@ async def test_a_call_through_a_real_pbx_is_replayed_a_hundred_times(
 
     (tape,) = tapes_at([tmp_path])
     verdicts = await asyncio.to_thread(lambda: [judge(tape) for _ in range(100)])
+    # As fast as it was recorded, by the clock of the wall: that is what is compared here.
     began = time.monotonic()
     at_its_speed = await asyncio.to_thread(
         judge, tape, wait_until=lambda t: time.sleep(max(0.0, began + t - time.monotonic()))
